@@ -1,0 +1,83 @@
+# GNU make. `make` alone lists the targets.
+SHELL := /bin/sh
+
+# Tests read published test vectors and sample data from the folder beside the checkout, where there is one.
+ifneq ($(wildcard ../shared/vectors),)
+export PRIVAULT_VECTORS ?= $(abspath ../shared/vectors)
+endif
+ifneq ($(wildcard ../shared/data),)
+export PRIVAULT_DATA ?= $(abspath ../shared/data)
+endif
+
+TOOL    := scripts/tool.sh
+REDOCLY := scripts/tools/node_modules/.bin/redocly
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test lint lint-go lint-api bench check fmt generate schema vuln secrets breaking clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+# exec: Ctrl-C, and a SIGTERM sent to make, reach the server itself, which stops its Postgres before it ends; make waits.
+run: build ## start a development server with its own Postgres (ARGS="--listen ...")
+	@scripts/postgres.sh
+	@exec ./bin/privault dev $(ARGS)
+
+build: ## build ./bin/privault
+	CGO_ENABLED=0 go build -trimpath -o bin/privault ./cmd/privault
+
+# The race detector is C, so it needs cgo and a C compiler. PKG and ARGS narrow a run: make test PKG=./vault ARGS='-run Hold'
+PKG ?= ./...
+test: ## run all tests on a real Postgres, with the race detector
+	@command -v $$(go env CC | cut -d' ' -f1) >/dev/null || { echo "make test: the race detector needs a C compiler (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
+	@scripts/postgres.sh
+	CGO_ENABLED=1 go test -race -count=1 $(ARGS) $(PKG)
+
+lint: lint-go lint-api ## formatting, vet and linters (.golangci.yml), and openapi.yaml (.redocly.yaml)
+
+lint-go:
+	$(TOOL) golangci-lint run
+
+lint-api: $(REDOCLY)
+	REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(REDOCLY) lint --config .redocly.yaml --format stylish openapi.yaml
+
+$(REDOCLY): scripts/tools/package-lock.json
+	npm ci --prefix scripts/tools --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+bench: build ## measure the running binary against bare Postgres
+	@scripts/postgres.sh
+	./bin/privault bench $(ARGS)
+
+# lint comes with gofmt and go vet. tidy and stale outputs come first: they take seconds.
+check: ## everything that must hold before a change lands
+	go mod tidy -diff
+	scripts/unchanged.sh $(MAKE) --no-print-directory generate schema
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory build
+	$(MAKE) --no-print-directory test
+
+fmt: ## format the Go code
+	$(TOOL) golangci-lint fmt
+
+generate: ## run go generate
+	go generate ./...
+
+schema: ## write migrations/schema.sql from a freshly migrated database
+	@scripts/postgres.sh
+	go run ./scripts/schema
+
+# Not in check: it needs the vulnerability database, over the network or from a folder that GOVULNDB names (file:///...).
+vuln: ## look for known vulnerabilities in what the binary calls
+	$(TOOL) govulncheck $(if $(GOVULNDB),-db $(GOVULNDB)) ./...
+
+secrets: ## look for credentials in the history
+	$(TOOL) gitleaks git --no-banner --redact .
+
+BASE ?= origin/main
+breaking: ## list breaking changes of openapi.yaml since BASE
+	$(TOOL) oasdiff breaking --fail-on ERR $(BASE):openapi.yaml openapi.yaml
+
+# .privault stays: it holds the development server's data and keys.
+clean: ## remove what was built
+	rm -rf bin .cache/bin scripts/tools/node_modules coverage.out

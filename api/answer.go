@@ -1,0 +1,134 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
+
+	"github.com/privault/privault/vault"
+)
+
+// answer writes JSON whose values must come back byte for byte. encoding/json would compact and escape raw values, and
+// this is the hot path; everything else is encoded by it.
+type answer struct {
+	b     []byte
+	fresh bool // nothing stands before the next member or element
+}
+
+func (a *answer) comma() {
+	if !a.fresh {
+		a.b = append(a.b, ',')
+	}
+	a.fresh = false
+}
+
+func (a *answer) open(c byte) {
+	a.b = append(a.b, c)
+	a.fresh = true
+}
+
+func (a *answer) close(c byte) {
+	a.b = append(a.b, c)
+	a.fresh = false
+}
+
+func (a *answer) element(c byte) {
+	a.comma()
+	a.open(c)
+}
+
+func (a *answer) name(name string) {
+	a.comma()
+	a.quote(name)
+	a.b = append(a.b, ':')
+}
+
+func (a *answer) quote(s string) {
+	quoted, err := jsontext.AppendQuote(a.b, s)
+	if err != nil {
+		quoted = append(a.b, `""`...) // not UTF-8: nothing that is quoted here can be
+	}
+	a.b = quoted
+}
+
+func (a *answer) text(name, s string) {
+	a.name(name)
+	a.quote(s)
+}
+
+func (a *answer) number(name string, n int) {
+	a.name(name)
+	a.b = strconv.AppendInt(a.b, int64(n), 10)
+}
+
+func (a *answer) raw(name string, value []byte) {
+	a.name(name)
+	a.b = append(a.b, value...)
+}
+
+func (a *answer) time(name string, t time.Time) {
+	a.name(name)
+	a.b = append(t.UTC().AppendFormat(append(a.b, '"'), time.RFC3339Nano), '"')
+}
+
+// texts writes an object of strings, its members in order.
+func (a *answer) texts(name string, values map[string]string) {
+	a.name(name)
+	a.open('{')
+	for _, key := range sorted(values) {
+		a.text(key, values[key])
+	}
+	a.close('}')
+}
+
+func sorted[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (a *answer) problem(e *vault.Error, requestID string) int {
+	p := problemOf(e, requestID)
+	a.number("status", p.Status)
+	body, err := json.Marshal(p)
+	if err != nil {
+		body = []byte("null")
+	}
+	a.raw("error", body)
+	return p.Status
+}
+
+func (a *answer) send(c echo.Context, status int) error {
+	return c.Blob(status, echo.MIMEApplicationJSON, a.b)
+}
+
+// statusOf is a batch's: 200 when every item succeeded, 207 when some did, and when none did the status that all
+// share, or else 422.
+func statusOf(statuses []int) int {
+	succeeded := 0
+	for _, s := range statuses {
+		if s < 300 {
+			succeeded++
+		}
+	}
+	switch {
+	case succeeded == len(statuses):
+		return http.StatusOK
+	case succeeded > 0:
+		return http.StatusMultiStatus
+	}
+	for _, s := range statuses {
+		if s != statuses[0] {
+			return http.StatusUnprocessableEntity
+		}
+	}
+	return statuses[0]
+}

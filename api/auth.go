@@ -1,0 +1,115 @@
+package api
+
+import (
+	"mime"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/privault/privault/vault"
+)
+
+const (
+	maxURI     = 8 << 10
+	maxHeaders = 100
+)
+
+// protect refuses what no route should have to look at, and sets the headers of every answer.
+func (s *Server) protect(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		h := c.Response().Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cache-Control", "no-store")
+		if s.hsts {
+			h.Set("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
+		}
+		r := c.Request()
+		count := 0
+		for _, values := range r.Header {
+			count += len(values)
+		}
+		switch {
+		case len(r.RequestURI) > maxURI:
+			return &vault.Error{Kind: uriTooLong}
+		case count > maxHeaders:
+			return &vault.Error{Kind: headersTooLarge}
+		case r.Host == "":
+			return malformed("send a Host header")
+		case !acceptsJSON(r.Header.Values("Accept")):
+			return &vault.Error{Kind: notAcceptable}
+		}
+		return next(c)
+	}
+}
+
+// acceptsJSON reads Accept leniently: no header, or any range that covers what we serve.
+func acceptsJSON(values []string) bool {
+	if len(values) == 0 {
+		return true
+	}
+	for _, part := range strings.Split(strings.Join(values, ","), ",") {
+		media, _, err := mime.ParseMediaType(part)
+		if err == nil && (media == "*/*" || media == "application/*" || strings.HasPrefix(media, "application/") &&
+			(strings.HasSuffix(media, "json") || strings.HasSuffix(media, "yaml"))) {
+			return true
+		}
+	}
+	return false
+}
+
+var purposeShape = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
+
+// authenticate makes the Caller. The tenant comes from the credential, and from nowhere else.
+func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r := c.Request()
+		if r.URL.RawQuery != "" {
+			if err := s.checkQuery(c, r); err != nil {
+				return err
+			}
+		}
+		sent := r.Header.Values("Authorization")
+		key := ""
+		if len(sent) == 1 {
+			scheme, rest, _ := strings.Cut(sent[0], " ")
+			if strings.EqualFold(scheme, "Bearer") {
+				key = rest
+			}
+		}
+		who, err := s.vault.Authenticate(r.Context(), key)
+		if err != nil {
+			return err
+		}
+		who.Request = requestID(c)
+		c.Set(callerKey, who)
+		if who.Purpose = r.Header.Get("Privault-Purpose"); who.Purpose != "" && !purposeShape.MatchString(who.Purpose) {
+			return invalid("", "purpose", "Privault-Purpose is a lower-case letter, then up to 62 of a-z 0-9 _ -")
+		}
+		c.Set(callerKey, who)
+		return next(c)
+	}
+}
+
+// queryParameters are all that any route reads from a query. Values, tokens and keys never stand in a URL.
+var queryParameters = map[string]bool{"limit": true, "cursor": true, "fields": true, "view": true}
+
+func (s *Server) checkQuery(c echo.Context, r *http.Request) error {
+	if strings.Contains(r.URL.RawQuery, "pvak_") {
+		s.log.WarnContext(r.Context(), "credential-in-url", "request_id", requestID(c))
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil || r.Method != http.MethodGet {
+		return malformed("this route takes no query; values, tokens and keys never stand in a URL")
+	}
+	for name, values := range query {
+		if !queryParameters[name] || len(values) != 1 {
+			return malformed("the query has a parameter that does not exist, or one twice")
+		}
+	}
+	return nil
+}
+
+func caller(c echo.Context) vault.Caller { return c.Get(callerKey).(vault.Caller) }

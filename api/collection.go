@@ -1,0 +1,105 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/privault/privault/vault"
+)
+
+// collection is a collection on the wire.
+type collection struct {
+	Name    string `json:"name"`
+	Version int32  `json:"version"`
+	vault.Definition
+	Created string `json:"created_at"`
+	Updated string `json:"updated_at"`
+}
+
+func wire(c *vault.Collection) collection {
+	return collection{c.Name, c.Version, c.Definition, formatTime(c.Created), formatTime(c.Updated)}
+}
+
+func (s *Server) putCollection(c echo.Context) error {
+	var in vault.Definition
+	if _, err := bind(c, maxBody, &in); err != nil {
+		return err
+	}
+	coll, created, err := s.vault.PutCollection(c.Request().Context(), caller(c), c.Param("collection"), in)
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if created {
+		status = http.StatusCreated
+	}
+	c.Response().Header().Set("ETag", etag(coll.Version))
+	return sendJSON(c, status, wire(coll))
+}
+
+func (s *Server) getCollection(c echo.Context) error {
+	coll, err := s.vault.GetCollection(c.Request().Context(), caller(c), c.Param("collection"))
+	if err != nil {
+		return err
+	}
+	c.Response().Header().Set("ETag", etag(coll.Version))
+	return sendJSON(c, http.StatusOK, wire(coll))
+}
+
+func (s *Server) listCollections(c echo.Context) error {
+	limit, err := pageLimit(c)
+	if err != nil {
+		return err
+	}
+	page, next, err := s.vault.ListCollections(c.Request().Context(), caller(c), c.QueryParam("cursor"), limit)
+	if err != nil {
+		return err
+	}
+	out := struct {
+		Items []collection `json:"items"`
+		Next  *string      `json:"next_cursor"`
+	}{Items: make([]collection, 0, len(page))}
+	for _, coll := range page {
+		out.Items = append(out.Items, wire(coll))
+	}
+	if next != "" {
+		out.Next = &next
+	}
+	return sendJSON(c, http.StatusOK, out)
+}
+
+func (s *Server) deleteCollection(c echo.Context) error {
+	if err := s.vault.DeleteCollection(c.Request().Context(), caller(c), c.Param("collection")); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+// The page sizes of lists.
+const (
+	defaultPage = 50
+	maxPage     = 200
+)
+
+func pageLimit(c echo.Context) (int, error) {
+	text, sent := c.QueryParams()["limit"]
+	if !sent {
+		return defaultPage, nil
+	}
+	n, err := strconv.Atoi(text[0])
+	if err != nil || n < 1 || n > maxPage {
+		return 0, invalid("", "limit", "limit is 1 to 200")
+	}
+	return n, nil
+}
+
+func sendJSON(c echo.Context, status int, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return c.Blob(status, echo.MIMEApplicationJSON, body)
+}

@@ -1,0 +1,142 @@
+package api
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
+
+	"github.com/privault/privault/vault"
+)
+
+// Limits of a request's body.
+const (
+	maxBody      = 1 << 20 // of a single resource
+	maxBatchBody = 8 << 20 // of a batch
+	maxDepth     = 32
+	maxMembers   = 256 // of one object
+	maxNumber    = 40  // characters
+)
+
+const mergePatch = "application/merge-patch+json"
+
+// read gives the request's body, up to limit bytes.
+func read(c echo.Context, limit int64, types ...string) ([]byte, error) {
+	if err := checkMedia(c, append(types, "application/json")...); err != nil {
+		return nil, err
+	}
+	r := c.Request()
+	if r.ContentLength > limit {
+		return nil, &vault.Error{Kind: payloadTooLarge} // before reading it
+	}
+	body := http.MaxBytesReader(c.Response(), r.Body, limit)
+	if r.ContentLength <= 0 {
+		return readAll(io.ReadAll(body))
+	}
+	b := make([]byte, r.ContentLength)
+	_, err := io.ReadFull(body, b)
+	return readAll(b, err)
+}
+
+func readAll(b []byte, err error) ([]byte, error) {
+	var tooLarge *http.MaxBytesError
+	if err != nil && !errors.As(err, &tooLarge) {
+		return nil, malformed("the body ended early, or came too slowly")
+	}
+	return b, err
+}
+
+func checkMedia(c echo.Context, types ...string) error {
+	h := c.Request().Header
+	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	charset := params["charset"]
+	if err != nil || h.Get("Content-Encoding") != "" || charset != "" && !strings.EqualFold(charset, "utf-8") {
+		return &vault.Error{Kind: unsupportedMedia}
+	}
+	for _, t := range types {
+		if media == t {
+			return nil
+		}
+	}
+	return &vault.Error{Kind: unsupportedMedia}
+}
+
+// decode reads strict JSON: one value, no duplicate or unknown or wrongly cased members, valid UTF-8, nothing behind it.
+// 400 means that the text isn't JSON, 422 that it is JSON of another shape. Neither quotes it.
+func decode(body []byte, into any) error {
+	err := json.Unmarshal(body, into, json.RejectUnknownMembers(true))
+	var shape *json.SemanticError
+	switch {
+	case err == nil:
+		return measure(body)
+	case errors.As(err, &shape):
+		if err := measure(body); err != nil {
+			return err
+		}
+		if errors.Is(shape.Err, json.ErrUnknownName) {
+			// The member's name is the caller's text: say where it is, not what it is.
+			return invalid(string(shape.JSONPointer.Parent()), "unknown-member", "the body has a member that does not exist")
+		}
+		return invalid(string(shape.JSONPointer), "type", "the body has a member of the wrong type")
+	}
+	return &vault.Error{Kind: malformedJSON, Detail: "send one JSON value in UTF-8, with no member twice"}
+}
+
+// measure refuses well-formed JSON that is too deep, too wide or has monstrous numbers. It may rely on the syntax.
+func measure(body []byte) error {
+	var members [maxDepth + 1]int // of the object at each depth
+	depth, number := 0, 0
+	for i := 0; i < len(body); i++ {
+		c := body[i]
+		if c >= '0' && c <= '9' || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E' {
+			if number++; number > maxNumber {
+				return &vault.Error{Kind: malformedJSON, Detail: "a number has at most 40 characters"}
+			}
+			continue
+		}
+		number = 0
+		switch c {
+		case '"':
+			for i++; i < len(body) && body[i] != '"'; i++ {
+				if body[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			if depth++; depth > maxDepth {
+				return invalid("", "depth", "JSON may be nested 32 deep")
+			}
+			members[depth] = 0
+		case '}', ']':
+			depth--
+		case ':':
+			if members[depth]++; members[depth] > maxMembers {
+				return invalid("", "members", "an object has at most 256 members")
+			}
+		}
+	}
+	return nil
+}
+
+// bind reads and decodes a request's body.
+func bind(c echo.Context, limit int64, into any, types ...string) ([]byte, error) {
+	body, err := read(c, limit, types...)
+	if err != nil {
+		return nil, err
+	}
+	return body, decode(body, into)
+}
+
+// secrets wraps raw values, which stay as they came.
+func secrets(values map[string]jsontext.Value) map[string]vault.Secret {
+	out := make(map[string]vault.Secret, len(values))
+	for name, raw := range values {
+		out[name] = vault.NewSecret(raw)
+	}
+	return out
+}

@@ -1,0 +1,170 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/privault/privault/vault"
+)
+
+const (
+	ndjson = "application/x-ndjson"
+	// A chunk is what goes to the vault at once: as many lines as have arrived, up to these bounds. They are all that
+	// an import of any length holds in memory.
+	chunkLines = 500
+	chunkBytes = 1 << 20
+	maxLine    = maxBody
+	// A stream may take as long as it likes, but not stand still.
+	streamPause = 60 * time.Second
+)
+
+var errLineTooLong = errors.New("line too long")
+
+// importRecords streams both ways: a record a line in, its outcome a line out, in order. A line that fails leaves the
+// others alone. An outcome is written after its record is durable.
+func (s *Server) importRecords(c echo.Context) error {
+	if err := checkMedia(c, ndjson); err != nil {
+		return err
+	}
+	// Unknown or forbidden collections are refused before anything streams.
+	if err := s.vault.CanTokenize(c.Request().Context(), caller(c), c.Param("collection")); err != nil {
+		return err
+	}
+	control := http.NewResponseController(c.Response())
+	_ = control.EnableFullDuplex() // HTTP/2 has it always
+	c.Response().Header().Set(echo.HeaderContentType, ndjson)
+	c.Response().WriteHeader(http.StatusOK)
+	in := bufio.NewReaderSize(c.Request().Body, 64<<10)
+	for index, end := 0, false; !end; {
+		_ = control.SetReadDeadline(time.Now().Add(streamPause))
+		lines, err := readChunk(in)
+		end = err != nil
+		if len(lines) > 0 {
+			_ = control.SetWriteDeadline(time.Now().Add(streamPause))
+			a := answer{b: make([]byte, 0, 200*len(lines))}
+			s.importChunk(c, &a, lines, index)
+			if _, err := c.Response().Write(a.b); err != nil {
+				return nil // the caller is gone; what was committed stays
+			}
+			if err := control.Flush(); err != nil {
+				return nil
+			}
+			index += len(lines)
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return s.abort(c, index, err)
+		}
+	}
+	return nil
+}
+
+// abort ends a stream that can't be read on, with a last line that says why.
+func (s *Server) abort(c echo.Context, index int, err error) error {
+	e := &vault.Error{Kind: vault.Malformed, Detail: "the stream ended early, or stood still; lines from here on were not stored"}
+	if errors.Is(err, errLineTooLong) {
+		e = &vault.Error{Kind: payloadTooLarge, Detail: "a line has at most 1 MiB; lines from here on were not stored"}
+	}
+	a := answer{}
+	a.line(index, e, requestID(c))
+	_, _ = c.Response().Write(a.b)
+	return nil
+}
+
+// readChunk reads the lines that are there: at least one, unless the stream ends, then as many as need no waiting.
+func readChunk(in *bufio.Reader) (lines [][]byte, err error) {
+	size := 0
+	for len(lines) < chunkLines && size < chunkBytes && (len(lines) == 0 || lineBuffered(in)) {
+		line, err := readLine(in)
+		if len(line) > 0 {
+			lines = append(lines, line)
+			size += len(line)
+		}
+		if err != nil {
+			return lines, err
+		}
+	}
+	return lines, nil
+}
+
+func lineBuffered(in *bufio.Reader) bool {
+	ahead, _ := in.Peek(in.Buffered())
+	return bytes.IndexByte(ahead, '\n') >= 0
+}
+
+// readLine reads one line without its end; blank lines come back empty.
+func readLine(in *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := in.ReadSlice('\n')
+		if len(line)+len(part) > maxLine {
+			return nil, errLineTooLong
+		}
+		line = append(line, part...)
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
+		return bytes.TrimSpace(line), err
+	}
+}
+
+// importChunk stores one chunk and writes a line for each of its lines.
+func (s *Server) importChunk(c echo.Context, a *answer, lines [][]byte, first int) {
+	batch := vault.Batch{Collection: c.Param("collection")}
+	faults := make([]error, len(lines))
+	for i, line := range lines {
+		var in newRecord
+		if faults[i] = decode(line, &in); faults[i] == nil {
+			batch.Items = append(batch.Items, in.record())
+		}
+	}
+	var done []vault.Tokenized
+	var failed error
+	if len(batch.Items) > 0 {
+		done, failed = s.vault.Tokenize(c.Request().Context(), caller(c), batch)
+	}
+	at := 0
+	for i := range lines {
+		switch {
+		case faults[i] != nil:
+			a.line(first+i, httpError(faults[i]), requestID(c))
+			continue
+		case failed != nil:
+			a.line(first+i, httpError(failed), requestID(c))
+		default:
+			a.fresh = true
+			a.tokenized(first+i, relative(done[at]), requestID(c))
+			a.b = append(a.b, '\n')
+		}
+		at++
+	}
+}
+
+// relative makes the pointers of an item's faults point into its own line.
+func relative(d vault.Tokenized) vault.Tokenized {
+	if d.Err == nil {
+		return d
+	}
+	e := *d.Err
+	e.Fields = nil
+	for _, f := range d.Err.Fields {
+		_, rest, _ := bytes.Cut([]byte(f.Pointer[len("/items/"):]), []byte("/"))
+		e.Fields = append(e.Fields, vault.FieldError{Pointer: "/" + string(rest), Rule: f.Rule})
+	}
+	d.Err = &e
+	return d
+}
+
+func (a *answer) line(index int, e *vault.Error, requestID string) {
+	a.fresh = true
+	a.element('{')
+	a.number("index", index)
+	a.problem(e, requestID)
+	a.close('}')
+	a.b = append(a.b, '\n')
+}

@@ -1,0 +1,123 @@
+package api
+
+import (
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
+
+	"github.com/privault/privault/vault"
+)
+
+func (s *Server) getRecord(c echo.Context) error {
+	var fields []string
+	if list := c.QueryParam("fields"); list != "" {
+		fields = strings.Split(list, ",")
+	}
+	rec, err := s.vault.GetRecord(c.Request().Context(), caller(c), c.Param("collection"), c.Param("record"), fields, c.QueryParam("view"))
+	if err != nil {
+		return err
+	}
+	return sendRecord(c, rec)
+}
+
+type patchRequest struct {
+	Fields  map[string]jsontext.Value `json:"fields"`
+	Expires jsontext.Value            `json:"expires_at"`
+}
+
+func (s *Server) patchRecord(c echo.Context) error {
+	var in patchRequest
+	if _, err := bind(c, maxBody, &in, mergePatch); err != nil {
+		return err
+	}
+	version, err := ifMatch(c)
+	if err != nil {
+		return err
+	}
+	if version == 0 {
+		return &vault.Error{Kind: vault.PreconditionRequired, Detail: "send the record's ETag as If-Match"}
+	}
+	p := vault.Patch{Fields: map[string]vault.Secret{}, IfVersion: version}
+	for name, raw := range in.Fields {
+		if raw.Kind() == 'n' {
+			p.Remove = append(p.Remove, name)
+			continue
+		}
+		p.Fields[name] = vault.NewSecret(raw)
+	}
+	if in.Expires != nil {
+		p.SetExpires = true
+		if err := decode(in.Expires, &p.Expires); err != nil {
+			return invalid("/expires_at", "type", "expires_at is an RFC 3339 time or null")
+		}
+	}
+	rec, err := s.vault.PatchRecord(c.Request().Context(), caller(c), c.Param("collection"), c.Param("record"), p)
+	if err != nil {
+		return err
+	}
+	return sendRecord(c, rec)
+}
+
+func (s *Server) deleteRecord(c echo.Context) error {
+	version, err := ifMatch(c)
+	if err != nil {
+		return err
+	}
+	if err := s.vault.DeleteRecord(c.Request().Context(), caller(c), c.Param("collection"), c.Param("record"), version); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+// sendRecord answers with a record; one that was written has no fields to show.
+func sendRecord(c echo.Context, rec *vault.Record) error {
+	c.Response().Header().Set("ETag", etag(rec.Version))
+	a := answer{b: make([]byte, 0, 512), fresh: true}
+	a.open('{')
+	a.text("record", rec.ID)
+	a.number("version", int(rec.Version))
+	if rec.Subject != "" {
+		a.text("subject", rec.Subject)
+	}
+	if rec.Fields != nil {
+		a.name("fields")
+		a.open('{')
+		for _, name := range sorted(rec.Fields) {
+			a.raw(name, rec.Fields[name].Reveal())
+		}
+		a.close('}')
+	}
+	a.texts("tokens", rec.Tokens)
+	a.time("created_at", rec.Created)
+	a.time("updated_at", rec.Updated)
+	if rec.Expires != nil {
+		a.time("expires_at", *rec.Expires)
+	}
+	a.close('}')
+	return a.send(c, http.StatusOK)
+}
+
+func etag(version int32) string { return `"` + strconv.Itoa(int(version)) + `"` }
+
+var etagShape = regexp.MustCompile(`^"([1-9][0-9]{0,8})"$`)
+
+// ifMatch gives the version that the caller saw; 0 means that it doesn't say.
+func ifMatch(c echo.Context) (int32, error) {
+	sent := c.Request().Header.Values("If-Match")
+	if len(sent) == 0 || len(sent) == 1 && sent[0] == "*" && c.Request().Method == http.MethodDelete {
+		return 0, nil
+	}
+	match := etagShape.FindStringSubmatch(strings.Join(sent, ","))
+	if match == nil {
+		return 0, &vault.Error{Kind: vault.PreconditionFailed, Detail: "If-Match is one ETag as this API gave it"}
+	}
+	version, err := strconv.ParseInt(match[1], 10, 32)
+	return int32(version), err
+}
+
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

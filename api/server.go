@@ -1,0 +1,119 @@
+// Package api is the HTTP contract: routes, authentication, strict decoding, limits, problems. Handlers are thin; what
+// they call is a *vault.Vault. openapi.yaml beside this file is the contract's text; a test holds the two together.
+package api
+
+import (
+	_ "embed"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/privault/privault/vault"
+)
+
+// Contract is the OpenAPI document that the server serves and keeps to.
+//
+//go:embed openapi.yaml
+var Contract []byte
+
+// Config is what a Server needs.
+type Config struct {
+	Vault   *vault.Vault
+	Log     *slog.Logger
+	Metrics *prometheus.Registry
+	HSTS    bool // the public listener speaks TLS
+}
+
+// Server answers HTTP. Its two handlers belong on two listeners.
+type Server struct {
+	vault   *vault.Vault
+	log     *slog.Logger
+	metrics *httpMetrics
+	hsts    bool
+	public  *echo.Echo
+	ops     http.Handler
+}
+
+// New makes a Server.
+func New(c Config) (*Server, error) {
+	s := &Server{vault: c.Vault, log: c.Log, hsts: c.HSTS, metrics: newHTTPMetrics()}
+	if err := s.metrics.register(c.Metrics); err != nil {
+		return nil, err
+	}
+	s.public = s.routes()
+	s.ops = s.operations(c.Metrics)
+	return s, nil
+}
+
+// Public is the handler of the public listener.
+func (s *Server) Public() http.Handler { return s.public }
+
+// Operations is the handler of the operators' listener: health, readiness, metrics.
+func (s *Server) Operations() http.Handler { return s.ops }
+
+func (s *Server) routes() *echo.Echo {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.HTTPErrorHandler = s.refuse
+	e.IPExtractor = echo.ExtractIPDirect() // no proxy is trusted
+	e.Use(s.observe, s.recover, s.protect)
+
+	e.GET("/openapi.yaml", s.contract)
+
+	v1 := e.Group("/v1", s.authenticate)
+	v1.GET("/collections", s.listCollections)
+	v1.PUT("/collections/:collection", s.putCollection)
+	v1.GET("/collections/:collection", s.getCollection)
+	v1.DELETE("/collections/:collection", s.deleteCollection)
+	v1.POST("/collections/:collection/import", s.importRecords)
+	v1.GET("/collections/:collection/records/:record", s.getRecord)
+	v1.PATCH("/collections/:collection/records/:record", s.patchRecord)
+	v1.DELETE("/collections/:collection/records/:record", s.deleteRecord)
+	v1.POST("/tokenize", s.tokenize)
+	v1.POST("/detokenize", s.detokenize)
+	v1.POST("/principals", s.createPrincipal)
+	v1.POST("/principals/:principal/keys", s.issueKey)
+	v1.DELETE("/principals/:principal/keys/:key", s.revokeKey)
+	return e
+}
+
+// The time-outs of both listeners. A route that streams moves its own deadlines (import.go).
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 30 * time.Second
+	writeTimeout      = 60 * time.Second
+	idleTimeout       = 60 * time.Second
+	maxHeaderBytes    = 64 << 10
+)
+
+// Harden sets the limits and time-outs of a listener's http.Server.
+func Harden(h *http.Server) *http.Server {
+	h.ReadHeaderTimeout, h.ReadTimeout = readHeaderTimeout, readTimeout
+	h.WriteTimeout, h.IdleTimeout = writeTimeout, idleTimeout
+	h.MaxHeaderBytes = maxHeaderBytes
+	return h
+}
+
+func (s *Server) contract(c echo.Context) error {
+	return c.Blob(http.StatusOK, "application/yaml", Contract)
+}
+
+func (s *Server) operations(registry *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.vault.Ready(r.Context()); err != nil {
+			e := vault.AsError(err)
+			s.log.WarnContext(r.Context(), "not ready", "problem", e.Kind, "error", e)
+			http.Error(w, string(e.Kind), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return mux
+}

@@ -1,0 +1,145 @@
+package api
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"regexp"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
+
+	"github.com/privault/privault/vault"
+)
+
+type tokenizeRequest struct {
+	Collection string      `json:"collection"`
+	Items      []newRecord `json:"items"`
+	Atomic     bool        `json:"atomic"`
+}
+
+type newRecord struct {
+	Subject *string                   `json:"subject"`
+	Fields  map[string]jsontext.Value `json:"fields"`
+	Expires *time.Time                `json:"expires_at"`
+}
+
+func (r newRecord) record() vault.NewRecord {
+	out := vault.NewRecord{Fields: secrets(r.Fields), Expires: r.Expires}
+	if r.Subject != nil {
+		out.Subject = *r.Subject
+		if out.Subject == "" {
+			out.Subject = "\x00" // given and empty is a fault, not an absence
+		}
+	}
+	return out
+}
+
+func (s *Server) tokenize(c echo.Context) error {
+	var in tokenizeRequest
+	body, err := bind(c, maxBatchBody, &in)
+	if err != nil {
+		return err
+	}
+	batch := vault.Batch{Collection: in.Collection, Items: make([]vault.NewRecord, len(in.Items)), Atomic: in.Atomic}
+	for i, item := range in.Items {
+		batch.Items[i] = item.record()
+	}
+	if batch.Claim, err = idempotencyKey(c, body); err != nil {
+		return err
+	}
+	done, err := s.vault.Tokenize(c.Request().Context(), caller(c), batch)
+	if err != nil {
+		return err
+	}
+	a := answer{b: make([]byte, 0, 64+160*len(done)), fresh: true}
+	statuses := make([]int, len(done))
+	a.open('{')
+	a.name("items")
+	a.open('[')
+	for i, d := range done {
+		statuses[i] = a.tokenized(i, d, requestID(c))
+	}
+	a.close(']')
+	a.close('}')
+	return a.send(c, statusOf(statuses))
+}
+
+// tokenized writes the outcome of one item and gives its status.
+func (a *answer) tokenized(index int, d vault.Tokenized, requestID string) int {
+	status := http.StatusCreated
+	a.element('{')
+	a.number("index", index)
+	if d.Err != nil {
+		status = a.problem(d.Err, requestID)
+	} else {
+		a.number("status", status)
+		a.text("record", d.Record)
+		a.texts("tokens", d.Tokens)
+	}
+	a.close('}')
+	return status
+}
+
+var idempotencyKeyShape = regexp.MustCompile(`^[\x21-\x7e]{1,255}$`)
+
+func idempotencyKey(c echo.Context, body []byte) (*vault.IdempotencyKey, error) {
+	sent := c.Request().Header.Values("Idempotency-Key")
+	if len(sent) == 0 {
+		return nil, nil
+	}
+	if len(sent) > 1 || !idempotencyKeyShape.MatchString(sent[0]) {
+		return nil, malformed("an Idempotency-Key is 1 to 255 visible ASCII characters")
+	}
+	return &vault.IdempotencyKey{Key: sent[0], Request: sha256.Sum256(body)}, nil
+}
+
+type detokenizeRequest struct {
+	Items []tokenRef `json:"items"`
+}
+
+type tokenRef struct {
+	Token      string `json:"token"`
+	Collection string `json:"collection"`
+	Field      string `json:"field"`
+	View       string `json:"view"`
+}
+
+func (s *Server) detokenize(c echo.Context) error {
+	var in detokenizeRequest
+	if _, err := bind(c, maxBatchBody, &in); err != nil {
+		return err
+	}
+	refs := make([]vault.TokenRef, len(in.Items))
+	for i, item := range in.Items {
+		refs[i] = vault.TokenRef(item)
+	}
+	done, err := s.vault.Detokenize(c.Request().Context(), caller(c), refs)
+	if err != nil {
+		return err
+	}
+	a := answer{b: make([]byte, 0, 64+200*len(done)), fresh: true}
+	statuses := make([]int, len(done))
+	a.open('{')
+	a.name("items")
+	a.open('[')
+	for i, d := range done {
+		statuses[i] = http.StatusOK
+		a.element('{')
+		a.number("index", i)
+		if d.Err != nil {
+			statuses[i] = a.problem(d.Err, requestID(c))
+		} else {
+			a.number("status", http.StatusOK)
+			a.text("collection", d.Collection)
+			a.text("field", d.Field)
+			a.text("record", d.Record)
+			a.text("view", d.View)
+			a.raw("value", d.Value.Reveal())
+		}
+		a.close('}')
+	}
+	a.close(']')
+	a.close('}')
+	return a.send(c, statusOf(statuses))
+}

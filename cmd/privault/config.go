@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/privault/privault/kms"
+	"github.com/privault/privault/vault"
+)
+
+// Config is everything that `privault serve` can be told, by flag or environment. It is checked at once: all faults are
+// named, and the process ends with code 78.
+type Config struct {
+	Database `embed:""`
+	Keys     `embed:""`
+
+	Listen       string `env:"PRIVAULT_LISTEN" default:"0.0.0.0:8443" help:"Address of the public listener."`
+	OpsListen    string `env:"PRIVAULT_OPS_LISTEN" default:"127.0.0.1:9200" help:"Address of the operators' listener: /healthz, /readyz, /metrics."`
+	TLSCert      string `name:"tls-cert" env:"PRIVAULT_TLS_CERT" placeholder:"FILE" help:"Certificate chain (PEM) of the public listener. Read again when it changes."`
+	TLSKey       string `name:"tls-key" env:"PRIVAULT_TLS_KEY" placeholder:"FILE" help:"Its private key (PEM)."`
+	InsecureHTTP bool   `name:"insecure-http" env:"PRIVAULT_INSECURE_HTTP" help:"Serve plain HTTP: for use behind a proxy on the same machine."`
+
+	AllowLocalKMS       bool `name:"allow-local-kms" env:"PRIVAULT_ALLOW_LOCAL_KMS" help:"Serve with a local:// key, which lies on this machine's disk."`
+	AllowUnsafeDatabase bool `name:"allow-unsafe-database" env:"PRIVAULT_ALLOW_UNSAFE_DATABASE" help:"Serve on a database with fsync off, or over a connection without TLS."`
+}
+
+// Database says where the data and the keystore are.
+type Database struct {
+	DatabaseURL string `env:"PRIVAULT_DATABASE_URL" placeholder:"URL" help:"Postgres URL of the data database."`
+	KeystoreURL string `env:"PRIVAULT_KEYSTORE_URL" placeholder:"URL" help:"Postgres URL of the keystore; by default it is in the data database."`
+	MaxConns    int32  `env:"PRIVAULT_MAX_CONNS" default:"16" help:"Connections to each database, at most."`
+}
+
+func (d Database) keystore() string {
+	if d.KeystoreURL == "" {
+		return d.DatabaseURL
+	}
+	return d.KeystoreURL
+}
+
+// Keys says which key-encryption key everything hangs on.
+type Keys struct {
+	KMS            string        `name:"kms" env:"PRIVAULT_KMS" placeholder:"URI" help:"The key-encryption key, e.g. local:///etc/privault/kms.keyset?key-file=/etc/privault/kms.key."`
+	PassphraseFile string        `name:"kms-passphrase-file" env:"PRIVAULT_KMS_PASSPHRASE_FILE" placeholder:"FILE" help:"File with the passphrase of a local key that is sealed to one."`
+	KMSTimeout     time.Duration `name:"kms-timeout" env:"PRIVAULT_KMS_TIMEOUT" default:"5s" help:"Time for one call of the KMS."`
+	KeyCacheTTL    time.Duration `env:"PRIVAULT_KEY_CACHE_TTL" default:"300s" help:"How long unwrapped tenant keysets are used; once more as long while the KMS is away."`
+}
+
+func (k Keys) options() kms.Options {
+	return kms.Options{Passphrase: func() ([]byte, error) {
+		if k.PassphraseFile == "" {
+			return nil, fmt.Errorf("the key is sealed to a passphrase: name the file that holds it with --kms-passphrase-file")
+		}
+		b, err := os.ReadFile(k.PassphraseFile)
+		return []byte(strings.TrimRight(string(b), "\r\n")), err
+	}}
+}
+
+// configError is a start that the settings forbid.
+type configError struct{ faults []string }
+
+func (e *configError) Error() string {
+	return "can't start with these settings:\n  - " + strings.Join(e.faults, "\n  - ")
+}
+
+// faults are all that is wrong with the settings themselves, before anything is opened.
+func (c *Config) faults() []string {
+	var faults []string
+	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	c.Database.check(bad, c.AllowUnsafeDatabase)
+	switch {
+	case c.KMS == "":
+		bad("--kms (PRIVAULT_KMS) is missing")
+	case kms.DevelopmentOnly(c.KMS) && !c.AllowLocalKMS:
+		bad("the KMS is local: its key lies on this machine's disk; use a real KMS, or say --allow-local-kms")
+	}
+	if c.KeyCacheTTL < time.Second || c.KMSTimeout < time.Millisecond {
+		bad("--key-cache-ttl must be at least 1s and --kms-timeout at least 1ms")
+	}
+	for name, address := range map[string]string{"--listen": c.Listen, "--ops-listen": c.OpsListen} {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			bad("%s is not host:port", name)
+		}
+	}
+	switch {
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		bad("--tls-cert and --tls-key go together")
+	case c.TLSCert == "" && !c.InsecureHTTP:
+		bad("the public listener has no TLS: give --tls-cert and --tls-key, or say --insecure-http")
+	case c.TLSCert != "" && c.InsecureHTTP:
+		bad("--insecure-http and --tls-cert exclude each other")
+	case c.TLSCert != "":
+		if _, err := loadCertificate(c.TLSCert, c.TLSKey); err != nil {
+			bad("the certificate: %v", err)
+		}
+	}
+	return faults
+}
+
+func (d Database) check(bad func(string, ...any), allowUnsafe bool) {
+	if d.DatabaseURL == "" {
+		bad("--database-url (PRIVAULT_DATABASE_URL) is missing")
+	}
+	if d.MaxConns < 2 || d.MaxConns > 1000 {
+		bad("--max-conns is 2 to 1000")
+	}
+	for name, text := range map[string]string{"--database-url": d.DatabaseURL, "--keystore-url": d.KeystoreURL} {
+		u, err := url.Parse(text)
+		if text == "" {
+			continue
+		}
+		if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+			bad("%s is not a postgres:// URL", name)
+			continue
+		}
+		if !allowUnsafe && u.Query().Get("sslmode") == "disable" && !onThisMachine(u) {
+			bad("%s has sslmode=disable for another machine: values are sealed, but the keystore's rows and audit entries would cross the network in clear; "+
+				"use sslmode=verify-full, or say --allow-unsafe-database", name)
+		}
+	}
+}
+
+func onThisMachine(u *url.URL) bool {
+	host := u.Hostname()
+	if host == "" {
+		host = u.Query().Get("host")
+	}
+	ip := net.ParseIP(host)
+	return host == "" || strings.HasPrefix(host, "/") || host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// open opens the vault that the settings describe.
+func openVault(ctx context.Context, d Database, k Keys, change func(*vault.Config)) (*vault.Vault, error) {
+	key, err := kms.Open(ctx, k.KMS, k.options())
+	if err != nil {
+		return nil, fmt.Errorf("open the key-encryption key: %w", err)
+	}
+	c := vault.Config{DataURL: d.DatabaseURL, KeystoreURL: d.KeystoreURL, KMS: key, KMSTimeout: k.KMSTimeout,
+		KeyCacheTTL: k.KeyCacheTTL, MaxConns: d.MaxConns}
+	change(&c)
+	return vault.Open(ctx, c)
+}

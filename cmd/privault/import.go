@@ -1,0 +1,359 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+)
+
+type importCmd struct {
+	File       string   `arg:"" type:"existingfile" help:"CSV file with a header, or NDJSON (.ndjson, .jsonl)."`
+	Collection string   `required:"" help:"The collection to store into."`
+	Map        []string `sep:"none" placeholder:"COLUMN=FIELD" help:"Store this column in that field; repeat it. Without --map, columns go to the fields of their names and others are left out."`
+	ID         string   `name:"id" placeholder:"COLUMN" help:"The column that stands beside the tokens in the output; by default the first."`
+	Subject    string   `placeholder:"COLUMN" help:"The column that holds the subject's reference."`
+	Out        string   `type:"path" placeholder:"FILE" help:"Where ids and tokens go, as CSV; by default FILE.tokens.csv."`
+	URL        string   `env:"PRIVAULT_URL" help:"Address of the server; by default that of the development server in ./.privault."`
+	KeyFile    string   `type:"existingfile" placeholder:"FILE" help:"File with the API key; by default PRIVAULT_API_KEY, or the development server's."`
+	APIKey     string   `name:"-"` // never a flag: command lines are seen by others
+	Chunk      int      `default:"500" help:"Records in one request, 1 to 1000."`
+	Parallel   int      `default:"4" help:"Requests at once, 1 to 16."`
+	Restart    bool     `help:"Forget an import of this file that was cut short, and start anew."`
+}
+
+// importState is what makes an import resumable: FILE.tokens.csv.state. A chunk is sent under an Idempotency-Key made
+// of the import's id and the chunk's number. After a kill, the chunks that the server had stored but that were not noted
+// here are sent again under the same keys, and give the same tokens: nothing is stored twice, nothing is lost.
+type importState struct {
+	ID      string    `json:"id"`
+	Source  string    `json:"source"` // digest of what the import was asked to do, and of the file's size and time
+	Chunks  int       `json:"chunks"` // done, and in the output
+	Refused int       `json:"refused"`
+	Rows    int       `json:"rows"`
+	Offset  int64     `json:"offset"` // length of the output up to there
+	Saved   time.Time `json:"saved"`
+}
+
+// resumable is a little less than the server keeps an Idempotency-Key's answer (24 h).
+const resumable = 23 * time.Hour
+
+func (i *importCmd) Run(ctx context.Context) error {
+	if i.Chunk < 1 || i.Chunk > 1000 || i.Parallel < 1 || i.Parallel > 16 {
+		return &configError{[]string{"--chunk is 1 to 1000 and --parallel 1 to 16"}}
+	}
+	if err := i.credentials(); err != nil {
+		return err
+	}
+	if i.Out == "" {
+		i.Out = i.File + ".tokens.csv"
+	}
+	file, err := os.Open(i.File)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	types, err := i.fieldTypes(ctx)
+	if err != nil {
+		return err
+	}
+	source, err := newSource(i, file, types)
+	if err != nil {
+		return err
+	}
+	state, err := i.resume(info)
+	if err != nil {
+		return err
+	}
+	return i.transfer(ctx, source, state, info.Size())
+}
+
+// credentials finds the server and the key.
+func (i *importCmd) credentials() error {
+	i.APIKey = os.Getenv("PRIVAULT_API_KEY")
+	if i.KeyFile != "" {
+		b, err := os.ReadFile(i.KeyFile)
+		if err != nil {
+			return err
+		}
+		i.APIKey = string(bytes.TrimSpace(b))
+	}
+	if i.URL != "" && i.APIKey != "" {
+		return nil
+	}
+	var dev devFile
+	b, err := os.ReadFile(filepath.Join(".privault", "dev.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &dev)
+	}
+	if err != nil {
+		return &configError{[]string{"no server: give --url and PRIVAULT_API_KEY (or --key-file), or start `privault dev` in this folder"}}
+	}
+	if i.URL == "" {
+		i.URL = dev.URL
+	}
+	if i.APIKey == "" {
+		i.APIKey = dev.APIKey
+	}
+	return nil
+}
+
+// fieldTypes asks for the collection's schema.
+func (i *importCmd) fieldTypes(ctx context.Context) (map[string]string, error) {
+	var c struct {
+		Fields map[string]struct {
+			Type string `json:"type"`
+		} `json:"fields"`
+	}
+	status, body, err := i.call(ctx, http.MethodGet, "/v1/collections/"+url.PathEscape(i.Collection), nil, "")
+	if err != nil {
+		return nil, err
+	}
+	if status != http.StatusOK {
+		return nil, fmt.Errorf("read the collection %s: %s", i.Collection, problemText(status, body))
+	}
+	types := map[string]string{}
+	err = json.Unmarshal(body, &c)
+	for name, f := range c.Fields {
+		types[name] = f.Type
+	}
+	return types, err
+}
+
+func problemText(status int, body []byte) string {
+	var p struct {
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Detail string `json:"detail"`
+	}
+	if json.Unmarshal(body, &p) != nil || p.Title == "" {
+		return fmt.Sprintf("the server answered %d", status)
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%s (%d): %s", p.Title, status, p.Detail), ": ")
+}
+
+// resume reads where an earlier run of the same import stopped, or starts anew.
+func (i *importCmd) resume(info fs.FileInfo) (*importState, error) {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%q\x00%s\x00%s\x00%s\x00%s\x00%d\x00%d\x00%d", i.Collection, i.Map, i.ID, i.Subject, i.URL,
+		filepath.Base(i.File), i.Chunk, info.Size(), info.ModTime().UnixNano()))
+	fresh := &importState{ID: rand.Text(), Source: hex.EncodeToString(sum[:])}
+	b, err := os.ReadFile(i.stateFile())
+	if errors.Is(err, fs.ErrNotExist) || i.Restart {
+		if _, err := os.Stat(i.Out); err == nil && !i.Restart {
+			return nil, fmt.Errorf("%s is there already: an import ended, or something else wrote it; move it away, or say --restart to overwrite it", i.Out)
+		}
+		return fresh, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &importState{}
+	if err := json.Unmarshal(b, s); err != nil {
+		return nil, fmt.Errorf("%s does not parse; say --restart to start anew", i.stateFile())
+	}
+	if s.Source != fresh.Source {
+		return nil, fmt.Errorf("%s is of another import (other file, columns, chunk size or server); say --restart to start anew", i.stateFile())
+	}
+	if time.Since(s.Saved) > resumable {
+		return nil, fmt.Errorf("the import was cut short over %s ago: the server no longer knows which of the %d requests behind record %d it had stored; "+
+			"look for them before you say --restart", resumable, i.Parallel, s.Rows)
+	}
+	return s, nil
+}
+
+func (i *importCmd) stateFile() string { return i.Out + ".state" }
+
+// chunk is one request and its outcome.
+type chunk struct {
+	number int
+	ids    []string
+	body   []byte
+	read   int64 // bytes of the source up to here
+	done   chan error
+	items  []importedItem
+}
+
+type importedItem struct {
+	Status int               `json:"status"`
+	Record string            `json:"record"`
+	Tokens map[string]string `json:"tokens"`
+	Error  json.RawMessage   `json:"error"`
+}
+
+// transfer reads, sends and writes at once: chunks are sent Parallel at a time and written in order.
+func (i *importCmd) transfer(ctx context.Context, source *source, s *importState, size int64) error {
+	out, err := openOutput(i.Out, s.Offset, source.fields)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if err := i.save(out, s); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	bar := newBar(size)
+	start, before := time.Now(), s.Rows
+	flying := make(chan *chunk, i.Parallel)
+	failed := make(chan error, 1)
+	go func() {
+		defer close(flying)
+		failed <- i.send(ctx, source, s.ID, s.Chunks, flying)
+	}()
+	for c := range flying {
+		if err := <-c.done; err != nil {
+			return fmt.Errorf("records from %d on: %w; run the same command again to go on", s.Rows+1, err)
+		}
+		refused, err := out.write(c)
+		if err != nil {
+			return err
+		}
+		s.Chunks, s.Rows, s.Refused = c.number+1, s.Rows+len(c.ids), s.Refused+refused
+		if err := i.save(out, s); err != nil {
+			return err
+		}
+		_ = bar.Set64(c.read)
+	}
+	if err := <-failed; err != nil {
+		return fmt.Errorf("after record %d: %w; run the same command again to go on", s.Rows, err)
+	}
+	_ = bar.Finish()
+	if err := os.Remove(i.stateFile()); err != nil {
+		return err
+	}
+	return i.report(s, before, time.Since(start))
+}
+
+// save makes the output durable and notes how far it is, in this order.
+func (i *importCmd) save(out *output, s *importState) error {
+	offset, err := out.sync()
+	if err != nil {
+		return err
+	}
+	s.Offset, s.Saved = offset, time.Now()
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(i.stateFile()+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(i.stateFile()+".new", i.stateFile())
+}
+
+func (i *importCmd) report(s *importState, before int, took time.Duration) error {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	rows := s.Rows - before
+	fmt.Fprintf(os.Stderr, "%d records in %.2f s (%.0f/s), %d refused, %.0f MiB of memory; ids and tokens are in %s\n",
+		rows, took.Seconds(), float64(rows)/took.Seconds(), s.Refused, float64(m.Sys)/(1<<20), i.Out)
+	if s.Refused > 0 {
+		return fmt.Errorf("%d records were refused: the column error of %s says why", s.Refused, i.Out)
+	}
+	return nil
+}
+
+// send cuts the source into chunks and sends them, skipping those that an earlier run has done.
+func (i *importCmd) send(ctx context.Context, source *source, id string, skip int, flying chan<- *chunk) error {
+	for number := 0; ; number++ {
+		c, err := source.chunk(i.Chunk)
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			return nil
+		}
+		if number < skip {
+			continue
+		}
+		c.number, c.done = number, make(chan error, 1)
+		select {
+		case flying <- c:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		go func() { c.done <- i.store(ctx, c, fmt.Sprintf("import-%s-%d", id, number)) }()
+	}
+}
+
+// store sends one chunk, again and again while the server or the way to it is down.
+func (i *importCmd) store(ctx context.Context, c *chunk, key string) error {
+	pause := 100 * time.Millisecond
+	for attempt := 0; ; attempt++ {
+		status, body, err := i.call(ctx, http.MethodPost, "/v1/tokenize", c.body, key)
+		var answer struct {
+			Items []importedItem `json:"items"`
+		}
+		if err == nil && json.Unmarshal(body, &answer) == nil && len(answer.Items) == len(c.ids) {
+			c.items, c.body = answer.Items, nil
+			return nil
+		}
+		if err == nil {
+			err = errors.New(problemText(status, body))
+		}
+		passing := status == 0 || status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable || status == http.StatusConflict
+		if !passing || attempt == 8 || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+			pause *= 2
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+var importClient = &http.Client{Timeout: 2 * time.Minute}
+
+// call gives status 0 if no answer came.
+func (i *importCmd) call(ctx context.Context, method, path string, body []byte, key string) (int, []byte, error) {
+	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(i.URL, "/")+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, errors.New("--url is not a URL")
+	}
+	r.Header.Set("Authorization", "Bearer "+i.APIKey)
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if key != "" {
+		r.Header.Set("Idempotency-Key", key)
+	}
+	answer, err := importClient.Do(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer answer.Body.Close()
+	b, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return 0, nil, err
+	}
+	return answer.StatusCode, b, nil
+}
+
+// newBar shows progress on a terminal, and nothing anywhere else.
+func newBar(size int64) *progressbar.ProgressBar {
+	return progressbar.NewOptions64(size, progressbar.OptionSetWriter(os.Stderr), progressbar.OptionShowBytes(true),
+		progressbar.OptionSetVisibility(term.IsTerminal(int(os.Stderr.Fd()))), progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionSetDescription("importing"), progressbar.OptionClearOnFinish())
+}

@@ -1,0 +1,80 @@
+// Command privault is the privacy vault: the server, and the tools that operators run beside it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// Exit codes, from BSD's sysexits where one fits.
+const (
+	exitFailed = 1
+	exitConfig = 78 // EX_CONFIG: the settings are at fault, starting again won't help
+)
+
+type cli struct {
+	Dev     devCmd     `cmd:"" help:"Run a development server: its own Postgres, a local KMS, a sample, an API key that may do everything."`
+	Serve   serveCmd   `cmd:"" help:"Run the production server."`
+	Migrate migrateCmd `cmd:"" help:"Apply the database schema, or show how far it is."`
+	Tenant  tenantCmd  `cmd:"" help:"Make tenants."`
+	Kms     kmsCmd     `cmd:"" name:"kms" help:"Make a local key-encryption key."`
+	Import  importCmd  `cmd:"" help:"Store a CSV or NDJSON file's records and write their tokens to a file."`
+	Bench   benchCmd   `cmd:"" help:"Measure tokenize and detokenize beside bare Postgres."`
+	Version versionCmd `cmd:"" help:"Show the version."`
+}
+
+func main() {
+	// The first signal asks to stop; a second one, with the handler gone, ends the process.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+func run(ctx context.Context, args []string) int {
+	var c cli
+	parser, err := kong.New(&c, kong.Name("privault"), kong.UsageOnError(),
+		kong.Description("A privacy vault: it keeps personal data sealed in Postgres and gives tokens in its place."),
+		kong.BindTo(ctx, (*context.Context)(nil)))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "privault:", err)
+		return exitFailed
+	}
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "privault:", err)
+		return exitConfig
+	}
+	err = parsed.Run()
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "privault:", err)
+	var faults *configError
+	if errors.As(err, &faults) {
+		return exitConfig
+	}
+	return exitFailed
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run() error {
+	version := "(unknown)"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+	}
+	fmt.Println("privault", version)
+	return nil
+}
+
+func newLog() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(os.Stderr, nil))
+}

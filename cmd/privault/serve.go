@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/privault/privault/api"
+	"github.com/privault/privault/vault"
+)
+
+type serveCmd struct {
+	Config `embed:""`
+}
+
+func (s *serveCmd) Run(ctx context.Context) error {
+	if faults := s.faults(); len(faults) > 0 {
+		return &configError{faults}
+	}
+	log := newLog()
+	metrics := newMetrics()
+	v, err := openVault(ctx, s.Database, s.Keys, func(c *vault.Config) { c.Log, c.Metrics = log, metrics })
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	faults, err := v.Faults(ctx)
+	if err != nil {
+		return err
+	}
+	if unfit := s.unforgiven(faults); len(unfit) > 0 {
+		return &configError{unfit}
+	}
+	public := listener{address: s.Listen}
+	if s.TLSCert != "" {
+		public.tls = tlsConfig(s.TLSCert, s.TLSKey, log)
+	}
+	return (&service{vault: v, log: log, metrics: metrics, public: public, ops: listener{address: s.OpsListen}}).run(ctx, nil)
+}
+
+// unforgiven are the faults of the database that no operator has allowed by name. Roles never are.
+func (s *serveCmd) unforgiven(faults vault.Faults) []string {
+	if s.AllowUnsafeDatabase {
+		return faults.Roles
+	}
+	return append(faults.Roles, faults.Durability...)
+}
+
+func newMetrics() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// listener is where a handler is served.
+type listener struct {
+	address string
+	tls     *tls.Config // nil: plain HTTP
+}
+
+// service is a running server: both listeners and the sweeps beside them.
+type service struct {
+	vault       *vault.Vault
+	log         *slog.Logger
+	metrics     *prometheus.Registry
+	public, ops listener
+}
+
+// drain is how long a stopping server waits for the requests that it has accepted.
+const drain = 20 * time.Second
+
+// run serves until ctx ends, then finishes what it accepted. ready is called once both listeners are open.
+func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) error) error {
+	server, err := api.New(api.Config{Vault: s.vault, Log: s.log, Metrics: s.metrics, HSTS: s.public.tls != nil})
+	if err != nil {
+		return err
+	}
+	public, err := s.public.open(ctx)
+	if err != nil {
+		return err
+	}
+	ops, err := s.ops.open(ctx)
+	if err != nil {
+		return errors.Join(err, public.Close())
+	}
+	// http.Server's own complaints quote what a peer sent; its handlers log for themselves.
+	quiet := slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	servers := map[*http.Server]net.Listener{
+		api.Harden(&http.Server{Handler: server.Public(), ErrorLog: quiet}):     public,
+		api.Harden(&http.Server{Handler: server.Operations(), ErrorLog: quiet}): ops,
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for h, l := range servers {
+		g.Go(func() error {
+			if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+		g.Go(func() error {
+			<-ctx.Done()
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+			defer cancel()
+			return h.Shutdown(late)
+		})
+	}
+	g.Go(func() error { return s.sweep(ctx) })
+	s.log.InfoContext(ctx, "serving", "listen", public.Addr().String(), "ops_listen", ops.Addr().String(), "tls", s.public.tls != nil)
+	if ready != nil {
+		g.Go(func() error { return ready(public.Addr(), ops.Addr()) })
+	}
+	err = g.Wait()
+	s.log.InfoContext(ctx, "stopped")
+	return err
+}
+
+func (l listener) open(ctx context.Context) (net.Listener, error) {
+	opened, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", l.address, err)
+	}
+	if l.tls != nil {
+		return tls.NewListener(opened, l.tls), nil
+	}
+	return opened, nil
+}
+
+const (
+	sweepEvery = time.Hour
+	sweepBatch = 1000
+)
+
+// sweep deletes Idempotency-Keys whose time is over, now and then.
+func (s *service) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := s.sweepOnce(ctx); err != nil && ctx.Err() == nil {
+				s.log.ErrorContext(ctx, "sweep of idempotency keys", "error", err)
+			}
+		}
+	}
+}
+
+func (s *service) sweepOnce(ctx context.Context) error {
+	tenants, err := s.vault.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tenant := range tenants {
+		for full := true; full; {
+			deleted, err := s.vault.SweepIdempotencyKeys(ctx, tenant, sweepBatch)
+			if err != nil {
+				return err
+			}
+			full = deleted == sweepBatch
+		}
+	}
+	return nil
+}
+
+// certificates reads a certificate again when its files change, at most once in a while.
+type certificates struct {
+	cert, key string
+	log       *slog.Logger
+
+	mu      sync.Mutex
+	loaded  *tls.Certificate
+	stamp   string
+	checked time.Time
+}
+
+const certificateCheck = time.Second
+
+func tlsConfig(cert, key string, log *slog.Logger) *tls.Config {
+	c := &certificates{cert: cert, key: key, log: log}
+	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: c.get}
+}
+
+// get gives the newest certificate that loads; a broken new one leaves the old one in force.
+func (c *certificates) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded != nil && time.Since(c.checked) < certificateCheck {
+		return c.loaded, nil
+	}
+	c.checked = time.Now()
+	stamp := fileStamp(c.cert) + fileStamp(c.key)
+	if c.loaded != nil && stamp == c.stamp {
+		return c.loaded, nil
+	}
+	loaded, err := loadCertificate(c.cert, c.key)
+	if err == nil {
+		c.loaded, c.stamp = loaded, stamp
+		c.log.Info("certificate loaded", "not_after", loaded.Leaf.NotAfter)
+		return loaded, nil
+	}
+	if c.loaded != nil {
+		c.log.Error("the new certificate does not load; the old one stays in force", "error", err)
+		return c.loaded, nil
+	}
+	return nil, err
+}
+
+func loadCertificate(cert, key string) (*tls.Certificate, error) {
+	c, err := tls.LoadX509KeyPair(cert, key)
+	return &c, err
+}
+
+func fileStamp(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprint(info.ModTime().UnixNano(), info.Size())
+}

@@ -1,0 +1,520 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/datatype"
+	"github.com/privault/privault/vault/policy"
+)
+
+// Definition is a collection's schema as its owner writes it.
+type Definition struct {
+	Description string                     `json:"description,omitempty"`
+	KMS         string                     `json:"kms,omitempty"` // hierarchical
+	Retention   *Retention                 `json:"retention,omitempty"`
+	Fields      map[string]FieldDefinition `json:"fields"`
+}
+
+// FieldDefinition is one field of a Definition.
+type FieldDefinition struct {
+	Type           string          `json:"type"`
+	Classification string          `json:"classification,omitempty"` // public, internal, confidential (the default) or restricted
+	Required       bool            `json:"required,omitempty"`
+	Index          []string        `json:"index,omitempty"`
+	Token          TokenDefinition `json:"token,omitzero"`
+}
+
+// TokenDefinition says what stands in for a field's values: random (the default), a pointer token; none, no token.
+type TokenDefinition struct {
+	Strategy   string `json:"strategy,omitempty"`
+	KeepPrefix int    `json:"keep_prefix,omitempty"`
+	KeepSuffix int    `json:"keep_suffix,omitempty"`
+	Luhn       string `json:"luhn,omitempty"`
+}
+
+// Retention is how long a collection's records are kept.
+type Retention struct {
+	Keep   string `json:"keep,omitempty"`
+	After  string `json:"after,omitempty"`
+	Action string `json:"action,omitempty"`
+}
+
+// The token strategies that exist.
+const (
+	strategyRandom = "random"
+	strategyNone   = "none"
+)
+
+const (
+	kmsHierarchical = "hierarchical"
+	maxFields       = 200
+	maxDescription  = 1000
+	subjectField    = 0 // the number under which a record's own subject reference is sealed
+)
+
+var (
+	classifications  = []string{"public", "internal", "confidential", "restricted"} // each stricter than the one before
+	nameOfCollection = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+)
+
+// Collection is a schema in force. It is immutable.
+type Collection struct {
+	Name             string
+	Version          int32
+	Definition       Definition
+	Created, Updated time.Time
+
+	id     ID
+	fields map[string]*field
+	order  []*field // by number
+}
+
+// field is what the vault works with: the number is the field's for good, and part of every token and ciphertext.
+type field struct {
+	name     string
+	number   uint16
+	typ      datatype.Type
+	required bool
+	token    bool
+}
+
+func (c *Collection) byNumber(number uint16) *field {
+	i, found := slices.BinarySearchFunc(c.order, number, func(f *field, n uint16) int { return int(f.number) - int(n) })
+	if !found {
+		return nil
+	}
+	return c.order[i]
+}
+
+// stored is the form of a Definition in the database: with the numbers.
+type stored struct {
+	Definition
+	Numbers map[string]uint16 `json:"numbers"`
+}
+
+func (c *Collection) adopt(raw []byte) error {
+	var s stored
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return fmt.Errorf("a stored collection does not parse: %w", err)
+	}
+	c.Definition = s.Definition
+	c.fields = make(map[string]*field, len(s.Fields))
+	for name, d := range s.Fields {
+		typ, known := datatype.Lookup(d.Type)
+		if !known {
+			return fmt.Errorf("a stored collection has the unknown type %s", d.Type)
+		}
+		f := &field{name: name, number: s.Numbers[name], typ: typ, required: d.Required, token: d.Token.Strategy == strategyRandom}
+		c.fields[name] = f
+		c.order = append(c.order, f)
+	}
+	slices.SortFunc(c.order, func(a, b *field) int { return int(a.number) - int(b.number) })
+	return nil
+}
+
+// check validates a definition and fills in its defaults. What a later version of the service will understand is
+// refused in so many words, never ignored.
+func (d *Definition) check() error {
+	var faults []FieldError
+	var details []string
+	bad := func(pointer, rule, detail string) {
+		faults = append(faults, FieldError{pointer, rule})
+		if detail != "" && !slices.Contains(details, detail) {
+			details = append(details, detail)
+		}
+	}
+	if d.KMS == "" {
+		d.KMS = kmsHierarchical
+	}
+	if d.KMS != kmsHierarchical {
+		bad("/kms", "not-available", "kms is hierarchical; direct does not exist yet")
+	}
+	if d.Retention != nil {
+		bad("/retention", "not-available", "retention rules do not exist yet; use expires_at on the record")
+	}
+	if len(d.Description) > maxDescription || strings.ContainsRune(d.Description, 0) {
+		bad("/description", "max-length", fmt.Sprintf("a description has at most %d bytes and no U+0000", maxDescription))
+	}
+	if len(d.Fields) == 0 || len(d.Fields) > maxFields {
+		bad("/fields", "size", fmt.Sprintf("a collection has 1 to %d fields", maxFields))
+	}
+	for name, f := range d.Fields {
+		at := "/fields/" + name
+		if !nameOfCollection.MatchString(name) {
+			bad("/fields", "name", "a field's name is a lower-case letter, then up to 62 of a-z 0-9 _")
+			continue
+		}
+		f.check(at, bad)
+		d.Fields[name] = f
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	slices.SortFunc(faults, func(a, b FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
+	return &Error{Kind: Invalid, Detail: strings.Join(details, "; "), Fields: faults}
+}
+
+func (f *FieldDefinition) check(at string, bad func(pointer, rule, detail string)) {
+	if f.Classification == "" {
+		f.Classification = "confidential"
+	}
+	if f.Token.Strategy == "" {
+		f.Token.Strategy = strategyRandom
+	}
+	if reason, refused := datatype.Refused(f.Type); refused {
+		bad(at+"/type", "not-storable", reason)
+	} else if _, known := datatype.Lookup(f.Type); !known {
+		bad(at+"/type", "type", "the types are "+list(datatype.Names()))
+	}
+	if !slices.Contains(classifications, f.Classification) {
+		bad(at+"/classification", "classification", "the classifications are "+list(classifications))
+	}
+	if len(f.Index) > 0 {
+		bad(at+"/index", "not-available", "indexes do not exist yet")
+	}
+	switch f.Token.Strategy {
+	case strategyRandom, strategyNone:
+		if f.Token != (TokenDefinition{Strategy: f.Token.Strategy}) {
+			bad(at+"/token", "not-available", "keep_prefix, keep_suffix and luhn belong to strategies that do not exist yet")
+		}
+	default:
+		bad(at+"/token/strategy", "not-available", "the token strategies are random and none; deterministic, fpe and format do not exist yet")
+	}
+}
+
+func list(words []string) string { return strings.Join(words, ", ") }
+
+// strands says what of a new definition would leave stored values or tokens without their schema.
+func strands(before, after Definition) error {
+	var faults []FieldError
+	bad := func(name, member, rule string) {
+		faults = append(faults, FieldError{"/fields/" + name + member, rule})
+	}
+	for name, was := range before.Fields {
+		is, kept := after.Fields[name]
+		switch {
+		case !kept:
+			bad(name, "", "removed")
+		case is.Type != was.Type:
+			bad(name, "/type", "changed")
+		case is.Required && !was.Required:
+			bad(name, "/required", "tightened")
+		case is.Token.Strategy != was.Token.Strategy && was.Token.Strategy != strategyNone:
+			bad(name, "/token/strategy", "changed")
+		case slices.Index(classifications, is.Classification) < slices.Index(classifications, was.Classification):
+			bad(name, "/classification", "lowered")
+		}
+	}
+	for name, is := range after.Fields {
+		if _, had := before.Fields[name]; !had && is.Required {
+			bad(name, "/required", "tightened")
+		}
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	slices.SortFunc(faults, func(a, b FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
+	return &Error{Kind: Conflict, Fields: faults,
+		Detail: "a collection may gain optional fields and become looser; values or tokens that exist would lose their schema"}
+}
+
+// PutCollection makes a collection or evolves it; created says which.
+func (v *Vault) PutCollection(ctx context.Context, who Caller, name string, d Definition) (c *Collection, created bool, err error) {
+	c = &Collection{Name: name, Version: 1}
+	err = v.within(ctx, who, policy.DefineCollection, func(t *txn) error {
+		if err := t.entry.require(policy.DefineCollection, policy.NoView); err != nil {
+			return err
+		}
+		if !nameOfCollection.MatchString(name) {
+			return invalid("", "name", "a collection's name is a lower-case letter, then up to 62 of a-z 0-9 _")
+		}
+		t.entry.Resources = []resource{{Collection: name}}
+		if err := d.check(); err != nil {
+			return err
+		}
+		// Two that make the same collection: the second waits here for the first, and then evolves it.
+		if _, err := t.data.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, tenantSetting(who.Tenant)+"/"+name); err != nil {
+			return err
+		}
+		before, err := t.collection(ctx, `name = $2`, name)
+		if errors.Is(err, pgx.ErrNoRows) {
+			created = true
+			return t.createCollection(ctx, c, d)
+		}
+		if err != nil {
+			return err
+		}
+		return t.evolveCollection(ctx, c, before, d)
+	})
+	return c, created, err
+}
+
+func (t *txn) createCollection(ctx context.Context, c *Collection, d Definition) error {
+	id, err := newID()
+	if err != nil {
+		return err
+	}
+	c.id, c.Created, c.Updated = id, t.now, t.now
+	raw, err := json.Marshal(stored{d, numbers(d, nil)})
+	if err != nil {
+		return err
+	}
+	_, err = t.data.Exec(ctx, `
+		insert into privault.collections (tenant_id, collection_id, name, version, definition, created_at, updated_at)
+		values ($1, $2, $3, 1, $4, $5, $5)`, t.who.Tenant, id, c.Name, raw, t.now)
+	if violates(err, "collections_name") {
+		return fail(Conflict, "a collection of that name was made a moment ago")
+	}
+	if err != nil {
+		return err
+	}
+	return c.adopt(raw)
+}
+
+func (t *txn) evolveCollection(ctx context.Context, c, before *Collection, d Definition) error {
+	if err := strands(before.Definition, d); err != nil {
+		return err
+	}
+	*c = *before
+	if reflect.DeepEqual(before.Definition, d) {
+		return nil
+	}
+	if err := t.lockCollection(ctx, before.id); err != nil {
+		return err
+	}
+	had := map[string]uint16{}
+	for name, f := range before.fields {
+		had[name] = f.number
+	}
+	raw, err := json.Marshal(stored{d, numbers(d, had)})
+	if err != nil {
+		return err
+	}
+	_, err = t.data.Exec(ctx, `
+		update privault.collections set definition = $3, version = version + 1, updated_at = $4
+		where tenant_id = $1 and collection_id = $2`, t.who.Tenant, before.id, raw, t.now)
+	if err != nil {
+		return err
+	}
+	*c = Collection{Name: before.Name, Version: before.Version + 1, Created: before.Created, Updated: t.now, id: before.id}
+	return c.adopt(raw)
+}
+
+// lockCollection waits for the group commits that are under way in a collection and holds up new ones, which find
+// another version, or no collection, when they go on.
+func (t *txn) lockCollection(ctx context.Context, id ID) error {
+	_, err := t.data.Exec(ctx, `select pg_advisory_xact_lock($1)`, collectionLock(id))
+	return err
+}
+
+// numbers gives each new field the next number, in the order of the names, and leaves those that have one.
+func numbers(d Definition, had map[string]uint16) map[string]uint16 {
+	next := uint16(subjectField + 1)
+	all := make(map[string]uint16, len(d.Fields))
+	for name, n := range had {
+		all[name] = n
+		next = max(next, n+1)
+	}
+	var fresh []string
+	for name := range d.Fields {
+		if _, have := all[name]; !have {
+			fresh = append(fresh, name)
+		}
+	}
+	slices.Sort(fresh)
+	for _, name := range fresh {
+		all[name] = next
+		next++
+	}
+	return all
+}
+
+// GetCollection reads a collection.
+func (v *Vault) GetCollection(ctx context.Context, who Caller, name string) (*Collection, error) {
+	var c *Collection
+	err := v.within(ctx, who, policy.ReadCollection, func(t *txn) (err error) {
+		if c, err = t.namedCollection(ctx, name); err != nil {
+			return err
+		}
+		t.entry.Resources = []resource{{Collection: name}}
+		return t.entry.require(policy.ReadCollection, policy.NoView)
+	})
+	return c, err
+}
+
+// ListCollections reads up to limit collections in the order of their names, from cursor on; the next cursor is empty
+// at the end.
+func (v *Vault) ListCollections(ctx context.Context, who Caller, cursor string, limit int) (page []*Collection, next string, err error) {
+	keys, err := v.keyring.of(ctx, who.Tenant)
+	if err != nil {
+		return nil, "", v.refuseUnopened(ctx, who, policy.ReadCollection, err)
+	}
+	err = v.within(ctx, who, policy.ReadCollection, func(t *txn) error {
+		if err := t.entry.require(policy.ReadCollection, policy.NoView); err != nil {
+			return err
+		}
+		after, err := keys.openCursor("collections", cursor)
+		if err != nil {
+			return err
+		}
+		rows, err := t.data.Query(ctx, `
+			select collection_id, name, version, definition, created_at, updated_at from privault.collections
+			where tenant_id = $1 and name > $2 order by name limit $3`, who.Tenant, after, limit+1)
+		if err != nil {
+			return err
+		}
+		if page, err = pgx.CollectRows(rows, scanCollection); err != nil || len(page) <= limit {
+			return err
+		}
+		page = page[:limit]
+		next, err = keys.sealCursor("collections", page[limit-1].Name)
+		return err
+	})
+	return page, next, err
+}
+
+// DeleteCollection drops a collection that holds no record.
+func (v *Vault) DeleteCollection(ctx context.Context, who Caller, name string) error {
+	return v.within(ctx, who, policy.DropCollection, func(t *txn) error {
+		c, err := t.namedCollection(ctx, name)
+		if err != nil {
+			return err
+		}
+		if err := t.entry.require(policy.DropCollection, policy.NoView); err != nil {
+			return err
+		}
+		t.entry.Resources = []resource{{Collection: name}}
+		if err := t.lockCollection(ctx, c.id); err != nil {
+			return err
+		}
+		done, err := t.data.Exec(ctx, `
+			delete from privault.collections c where c.tenant_id = $1 and c.collection_id = $2
+				and not exists (select from privault.records r where r.tenant_id = $1 and r.collection_id = $2)`, who.Tenant, c.id)
+		if err == nil && done.RowsAffected() == 0 {
+			return fail(Conflict, "the collection holds records")
+		}
+		return err
+	})
+}
+
+func (t *txn) namedCollection(ctx context.Context, name string) (*Collection, error) {
+	if !nameOfCollection.MatchString(name) {
+		return nil, fail(NotFound, "")
+	}
+	c, err := t.collection(ctx, `name = $2`, name)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fail(NotFound, "")
+	}
+	return c, err
+}
+
+func (t *txn) collection(ctx context.Context, where string, arg any) (*Collection, error) {
+	return readCollection(ctx, t.data, t.who.Tenant, where, arg)
+}
+
+func readCollection(ctx context.Context, tx pgx.Tx, tenant ID, where string, arg any) (*Collection, error) {
+	rows, err := tx.Query(ctx, `
+		select collection_id, name, version, definition, created_at, updated_at from privault.collections
+		where tenant_id = $1 and `+where, tenant, arg)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectExactlyOneRow(rows, scanCollection)
+}
+
+func scanCollection(r pgx.CollectableRow) (*Collection, error) {
+	c := &Collection{}
+	var raw []byte
+	if err := r.Scan(&c.id, &c.Name, &c.Version, &raw, &c.Created, &c.Updated); err != nil {
+		return nil, err
+	}
+	return c, c.adopt(raw)
+}
+
+// schemas holds collections, so that the hot path needs no query for them. What it holds may be old: a write is
+// admitted only with the version in force, and a read brings that version with its rows.
+type schemas struct {
+	mu     sync.RWMutex
+	byName map[schemaName]*Collection
+	byID   map[schemaID]*Collection
+}
+
+type (
+	schemaName struct {
+		tenant ID
+		name   string
+	}
+	schemaID struct{ tenant, id ID }
+)
+
+func (s *schemas) init() {
+	s.byName, s.byID = map[schemaName]*Collection{}, map[schemaID]*Collection{}
+}
+
+func (s *schemas) put(tenant ID, c *Collection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byName[schemaName{tenant, c.Name}] = c
+	s.byID[schemaID{tenant, c.id}] = c
+}
+
+func (s *schemas) forget(tenant ID, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byName, schemaName{tenant, name})
+}
+
+// collectionNamed gives a collection for a write; fresh makes sure that it is what the database has now.
+func (v *Vault) collectionNamed(ctx context.Context, tenant ID, name string, fresh bool) (*Collection, error) {
+	v.collections.mu.RLock()
+	c, have := v.collections.byName[schemaName{tenant, name}]
+	v.collections.mu.RUnlock()
+	if have && !fresh {
+		return c, nil
+	}
+	if !nameOfCollection.MatchString(name) {
+		return nil, fail(NotFound, "")
+	}
+	c, err := v.loadCollection(ctx, tenant, `name = $2`, name)
+	if AsError(err).Kind == NotFound {
+		v.collections.forget(tenant, name)
+	}
+	return c, err
+}
+
+// collectionByID gives a collection in at least the version that a row was read with.
+func (v *Vault) collectionByID(ctx context.Context, tenant, id ID, version int32) (*Collection, error) {
+	v.collections.mu.RLock()
+	c, have := v.collections.byID[schemaID{tenant, id}]
+	v.collections.mu.RUnlock()
+	if have && c.Version >= version {
+		return c, nil
+	}
+	return v.loadCollection(ctx, tenant, `collection_id = $2`, id)
+}
+
+func (v *Vault) loadCollection(ctx context.Context, tenant ID, where string, arg any) (c *Collection, err error) {
+	err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
+		c, err = readCollection(ctx, tx, tenant, where, arg)
+		return err
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fail(NotFound, "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.collections.put(tenant, c)
+	return c, nil
+}

@@ -1,0 +1,298 @@
+package vault
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// The group commit. A change is what an operation decided and sealed; changes of one tenant ride together, as one
+// statement in one pipelined round trip and one transaction. The audit entry is the ticket: a change's rows go in only
+// if its entry did, in the same statement.
+
+// change is what one operation wants committed: its audit entry, and rows that stand or fall with it.
+type change struct {
+	entry   *entry
+	schema  schemaRef // the zero one: the change doesn't depend on a collection
+	claim   *claim    // nil: no Idempotency-Key
+	records []newRecord
+}
+
+// schemaRef is the version of a collection that a change was prepared with.
+type schemaRef struct {
+	collection ID
+	version    int32
+}
+
+// claim is an Idempotency-Key that a change wants for itself.
+type claim struct {
+	digest, request []byte // 32 bytes each: of the key, of the request's body
+	answer          []byte // sealed
+}
+
+// newRecord is a sealed record, with its wrapped DEK.
+type newRecord struct {
+	id, collection  ID
+	subject         []byte // digest; nil: none
+	expires         *time.Time
+	sealed, wrapped []byte
+}
+
+// errNotAdmitted says that a change was not committed because its collection has another version by now, or its
+// Idempotency-Key is somebody else's.
+var errNotAdmitted = errors.New("change not admitted")
+
+// idempotencyLife is how long an Idempotency-Key keeps its answer.
+const idempotencyLife = 24 * time.Hour
+
+const (
+	// Two trips in flight keep Postgres busy while we build the next; measured against 1, 3 and 4 (docs/decisions.md).
+	writeLanes = 2
+	readLanes  = 2
+	// Weights are rows. A trip this size takes Postgres a few milliseconds.
+	writeLoad = 2000
+	readLoad  = 4000
+	tripLimit = 15 * time.Second
+)
+
+// groups are one tenant's.
+type groups struct {
+	writes *group[*change]
+	reads  *group[*fetch]
+}
+
+func (v *Vault) groupsOf(tenant ID) *groups {
+	if g, have := v.groups.Load(tenant); have {
+		return g.(*groups)
+	}
+	g, _ := v.groups.LoadOrStore(tenant, &groups{
+		writes: newGroup(writeLanes, writeLoad, tripLimit, func(ctx context.Context, rs []rider[*change]) { v.commitTogether(ctx, tenant, rs) }),
+		reads:  newGroup(readLanes, readLoad, tripLimit, func(ctx context.Context, rs []rider[*fetch]) { v.fetchTogether(ctx, tenant, rs) }),
+	})
+	return g.(*groups)
+}
+
+func (v *Vault) closeGroups() {
+	var wait sync.WaitGroup
+	v.groups.Range(func(_, g any) bool {
+		wait.Go(g.(*groups).reads.close)
+		wait.Go(g.(*groups).writes.close)
+		return true
+	})
+	wait.Wait()
+}
+
+// commit hands a change to the group commit and returns once it is durable.
+func (v *Vault) commit(ctx context.Context, c *change) error {
+	return v.groupsOf(c.entry.who.Tenant).writes.ride(ctx, c, 1+len(c.records))
+}
+
+// commitTogether commits a group. If the statement fails, each change is tried alone, so that one change's conflict
+// never fails its neighbours.
+func (v *Vault) commitTogether(ctx context.Context, tenant ID, rs []rider[*change]) {
+	changes := make([]*change, len(rs))
+	for i, r := range rs {
+		changes[i] = r.cargo
+	}
+	v.metrics.commitSize.Observe(float64(len(changes)))
+	admitted, err := v.commitAll(ctx, tenant, changes)
+	if err != nil && len(rs) > 1 && AsError(err).Kind != DatabaseUnavailable {
+		for _, r := range rs {
+			admitted, err := v.commitAll(ctx, tenant, []*change{r.cargo})
+			r.settle(outcome(r.cargo, admitted, err))
+		}
+		return
+	}
+	for _, r := range rs {
+		r.settle(outcome(r.cargo, admitted, err))
+	}
+}
+
+func outcome(c *change, admitted map[ID]bool, err error) error {
+	if err == nil && !admitted[c.entry.id] {
+		return errNotAdmitted
+	}
+	if err != nil && len(c.records) == 0 && AsError(err).Kind == Internal {
+		return &Error{Kind: AuditUnavailable, cause: err} // it was the entry alone that failed
+	}
+	return err
+}
+
+// commitAll is one trip: the ids of the entries that went in.
+func (v *Vault) commitAll(ctx context.Context, tenant ID, changes []*change) (map[ID]bool, error) {
+	p, err := newParcel(changes)
+	if err != nil {
+		return nil, err
+	}
+	if v.store.apart && len(p.record) > 0 {
+		// The keystore first: a DEK without a record is harmless and swept, a record without a DEK is lost.
+		if err := v.insertKeys(ctx, tenant, p); err != nil {
+			return nil, err
+		}
+	}
+	admitted := make(map[ID]bool, len(changes))
+	b := &pgx.Batch{}
+	p.queue(b, tenant, v.now(), v.store.apart, func(id ID) { admitted[id] = true })
+	return admitted, v.store.data.pipeline(ctx, tenant, b)
+}
+
+// parcel is a group's changes as columns, which is how they travel: one array parameter a column.
+type parcel struct {
+	entry, principal         []ID
+	at                       []time.Time
+	action, outcome, body    []string
+	collection               []*ID
+	version                  []int32
+	key, request, answer     [][]byte
+	locks                    []int64
+	record, recordCollection []ID
+	recordEntry              []ID
+	subject, sealed, wrapped [][]byte
+	expires                  []*time.Time
+	subjects                 [][]byte
+	subjectIDs               []ID
+}
+
+func newParcel(changes []*change) (*parcel, error) {
+	p := &parcel{}
+	for _, c := range changes {
+		body, err := c.entry.body()
+		if err != nil {
+			return nil, err
+		}
+		p.entry, p.principal = append(p.entry, c.entry.id), append(p.principal, c.entry.who.Principal)
+		p.at, p.body = append(p.at, c.entry.At), append(p.body, body)
+		p.action, p.outcome = append(p.action, c.entry.Action), append(p.outcome, c.entry.Outcome)
+		var collection *ID
+		if c.schema != (schemaRef{}) {
+			collection = &c.schema.collection
+			p.locks = append(p.locks, collectionLock(*collection))
+		}
+		p.collection, p.version = append(p.collection, collection), append(p.version, c.schema.version)
+		wanted := c.claim
+		if wanted == nil {
+			wanted = &claim{}
+		}
+		p.key, p.request, p.answer = append(p.key, wanted.digest), append(p.request, wanted.request), append(p.answer, wanted.answer)
+		for _, r := range c.records {
+			p.record, p.recordCollection = append(p.record, r.id), append(p.recordCollection, r.collection)
+			p.recordEntry, p.expires = append(p.recordEntry, c.entry.id), append(p.expires, r.expires)
+			p.subject, p.sealed, p.wrapped = append(p.subject, r.subject), append(p.sealed, r.sealed), append(p.wrapped, r.wrapped)
+			if r.subject != nil {
+				p.subjects = append(p.subjects, r.subject)
+			}
+		}
+	}
+	slices.SortFunc(p.locks, cmp.Compare)
+	p.locks = slices.Compact(p.locks)
+	// In one order, so that two groups that bring the same new subjects wait for each other and don't deadlock.
+	slices.SortFunc(p.subjects, slices.Compare)
+	p.subjects = slices.CompactFunc(p.subjects, slices.Equal)
+	for range p.subjects {
+		id, err := newID()
+		if err != nil {
+			return nil, err
+		}
+		p.subjectIDs = append(p.subjectIDs, id)
+	}
+	return p, nil
+}
+
+// collectionLock is the advisory lock that a commit shares and a change of the collection takes alone.
+func collectionLock(id ID) int64 { return int64(binary.BigEndian.Uint64(id[8:])) }
+
+func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit func(ID)) {
+	admitted := func(rows pgx.Rows) error {
+		var id ID
+		_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
+			admit(id)
+			return nil
+		})
+		return err
+	}
+	if len(p.locks) == 0 {
+		b.Queue(insertEntries, tenant, p.entry, p.principal, p.at, p.action, p.outcome, p.body).Query(admitted)
+		return
+	}
+	// Its own statement: the next one's snapshot must be taken when the locks are held.
+	b.Queue(`select pg_advisory_xact_lock_shared(l) from unnest($1::bigint[]) l`, p.locks)
+	if len(p.subjects) > 0 {
+		b.Queue(insertSubjects, tenant, p.subjects, p.subjectIDs, now)
+	}
+	statement := insertTogether
+	args := []any{tenant, now, p.entry, p.principal, p.at, p.action, p.outcome, p.body, p.collection, p.version,
+		p.key, p.request, p.answer, now.Add(-idempotencyLife),
+		p.record, p.recordEntry, p.recordCollection, p.subject, p.expires, p.sealed}
+	if !apart {
+		statement += insertTogetherKeys
+		args = append(args, p.wrapped)
+	}
+	b.Queue(statement+`select entry_id from admitted`, args...).Query(admitted)
+}
+
+func (v *Vault) insertKeys(ctx context.Context, tenant ID, p *parcel) error {
+	b := &pgx.Batch{}
+	// A retry of one change alone brings its DEKs again.
+	b.Queue(`
+		insert into keystore.data_keys (tenant_id, record_id, version, wrapped, created_at)
+		select $1, r.record_id, 1, r.wrapped, $2 from unnest($3::uuid[], $4::bytea[]) as r(record_id, wrapped)
+		on conflict do nothing`, tenant, v.now(), p.record, p.wrapped)
+	return v.store.keys.pipeline(ctx, tenant, b)
+}
+
+const insertEntries = `
+	insert into privault.audit_entries (tenant_id, entry_id, principal_id, at, action, outcome, body)
+	select $1, e.* from unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[]) as e
+	returning entry_id`
+
+const insertSubjects = `
+	insert into privault.subjects (tenant_id, digest, subject_id, created_at)
+	select $1, s.digest, s.subject_id, $4 from unnest($2::bytea[], $3::uuid[]) as s(digest, subject_id)
+	on conflict do nothing`
+
+// A change is fresh if its collection still has the version that it was prepared with, and admitted if it is fresh and
+// got the Idempotency-Key that it wants, if any.
+const insertTogether = `
+	with fresh as (
+		select e.* from unnest($3::uuid[], $4::uuid[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],
+			$9::uuid[], $10::int[], $11::bytea[], $12::bytea[], $13::bytea[])
+			as e(entry_id, principal_id, at, action, outcome, body, collection_id, version, digest, request_digest, answer)
+		where e.collection_id is null or exists (
+			select from privault.collections c
+			where c.tenant_id = $1 and c.collection_id = e.collection_id and c.version = e.version)
+	), claimed as (
+		insert into privault.idempotency_keys as k (tenant_id, digest, request_digest, entry_id, answer, created_at)
+		select $1, f.digest, f.request_digest, f.entry_id, f.answer, $2 from fresh f where f.digest is not null
+		on conflict (tenant_id, digest) do update
+			set request_digest = excluded.request_digest, entry_id = excluded.entry_id,
+				answer = excluded.answer, created_at = excluded.created_at
+			where k.created_at <= $14
+		returning k.entry_id
+	), admitted as (
+		insert into privault.audit_entries (tenant_id, entry_id, principal_id, at, action, outcome, body)
+		select $1, f.entry_id, f.principal_id, f.at, f.action, f.outcome, f.body from fresh f
+		where f.digest is null or f.entry_id in (select c.entry_id from claimed c)
+		returning entry_id
+	), sealed as (
+		insert into privault.records (tenant_id, record_id, collection_id, subject_id, version, epoch, sealed,
+			created_at, updated_at, expires_at)
+		select $1, r.record_id, r.collection_id, s.subject_id, 1, 0, r.sealed, $2, $2, r.expires_at
+		from unnest($15::uuid[], $16::uuid[], $17::uuid[], $18::bytea[], $19::timestamptz[], $20::bytea[])
+			as r(record_id, entry_id, collection_id, digest, expires_at, sealed)
+		join admitted using (entry_id)
+		left join privault.subjects s on s.tenant_id = $1 and s.digest = r.digest
+	)`
+
+// Appended to insertTogether where the keystore is in the same database.
+const insertTogetherKeys = `, keys as (
+		insert into keystore.data_keys (tenant_id, record_id, version, wrapped, created_at)
+		select $1, r.record_id, 1, r.wrapped, $2 from unnest($15::uuid[], $16::uuid[], $21::bytea[])
+			as r(record_id, entry_id, wrapped)
+		join admitted using (entry_id)
+	) `

@@ -1,0 +1,30 @@
+package vault
+
+import "encoding/base64"
+
+// A cursor is where a list goes on, sealed for one list of one tenant: opaque to the caller, and refused if it was
+// changed or belongs to another list or tenant.
+
+func (k *tenantKeys) sealCursor(list, position string) (string, error) {
+	sealed, err := k.wrap.Encrypt([]byte(position), k.cursorPlace(list))
+	return base64.RawURLEncoding.EncodeToString(sealed), err
+}
+
+// openCursor gives the position; the empty cursor is the start.
+func (k *tenantKeys) openCursor(list, cursor string) (string, error) {
+	if cursor == "" {
+		return "", nil
+	}
+	sealed, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err == nil {
+		sealed, err = k.wrap.Decrypt(sealed, k.cursorPlace(list))
+	}
+	if err != nil {
+		return "", fail(Malformed, "the cursor is not one of this list")
+	}
+	return string(sealed), nil
+}
+
+func (k *tenantKeys) cursorPlace(list string) []byte {
+	return append(k.bound("privault/1/cursor"), list...)
+}

@@ -1,0 +1,23 @@
+// Package vault is the domain: the state, the transactions and all SQL, a file for each noun.
+//
+// A Vault keeps personal data in Postgres. Each record's values are sealed under the record's own data-encryption key
+// (DEK, package seal); DEKs are wrapped by the tenant's `wrap` keyset; keysets are sealed under the tenant's root key,
+// which the KMS wraps (keyring.go). Callers hold tokens (token.go) in place of values.
+//
+// # The gate
+//
+// gate.go and commit.go are the only way to the database and to plaintext:
+// no decision, no commit; no decision, no plaintext; no audit entry, no answer.
+// Every operation takes the Caller as a parameter. It asks package policy for what it touches, and its audit entry
+// commits in the same transaction as its work. A denied or failed call leaves exactly one entry too.
+//
+// There are two ways through. Operations on many small things (tokenize, detokenize, reading a record) hand a change to
+// the group commit, which lets changes that arrive together share a transaction. Everything else runs in a transaction
+// of its own, inside Vault.within.
+//
+// # Tenants
+//
+// Whatever a tenant owns is kept apart three times: tenant_id stands first in every key and every WHERE; row-level
+// security shows a transaction only the tenant that it named; and the tenant is in the associated data of every
+// ciphertext.
+package vault

@@ -1,0 +1,296 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/privault/privault/kms"
+	"github.com/privault/privault/vault/policy"
+)
+
+// Caller is who asks. Authentication makes it; nothing else does.
+type Caller struct {
+	Tenant     ID
+	Principal  ID
+	Credential ID
+	Roles      []string
+	Purpose    string // what a read is for, as the caller says
+	Request    string // the request's id, for the audit entry
+}
+
+// Config is what a Vault needs. Databases and KMS are required; the rest has defaults.
+type Config struct {
+	DataURL     string // Postgres URL of the data database, as a member of privault_app
+	KeystoreURL string // of the keystore's, as a member of privault_keystore; empty: the same as DataURL
+	KMS         kms.Key
+
+	KeyCacheTTL time.Duration // how long unwrapped tenant keysets are used; 0: 300 s
+	KMSTimeout  time.Duration // of one KMS call; 0: 5 s
+	MaxConns    int32         // of each pool; 0: 16
+
+	Now     func() time.Time      // 0: time.Now
+	Log     *slog.Logger          // nil: slog.Default
+	Metrics prometheus.Registerer // nil: not registered anywhere
+}
+
+// Vault is the domain's one object. It is safe for concurrent use.
+type Vault struct {
+	store       store
+	deployment  ID
+	keyring     *keyring
+	collections schemas
+	credentials lookups
+	groups      sync.Map // tenant ID → *groups
+	inFlight    sync.Map // digest of an Idempotency-Key → struct{}{}
+	now         func() time.Time
+	log         *slog.Logger
+	metrics     *metrics
+}
+
+// Open connects to the databases and opens the deployment's keys, which proves that KMS and keystore work together.
+// On a deployment's first start it makes those keys.
+func Open(ctx context.Context, c Config) (*Vault, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics()}
+	data, err := connect(ctx, c.DataURL, c.MaxConns)
+	if err != nil {
+		return nil, fmt.Errorf("data database: %w", err)
+	}
+	v.store.data, v.store.keys = data, data
+	if c.KeystoreURL != "" && c.KeystoreURL != c.DataURL {
+		if v.store.keys, err = connect(ctx, c.KeystoreURL, c.MaxConns); err != nil {
+			data.pool.Close()
+			return nil, fmt.Errorf("keystore database: %w", err)
+		}
+		v.store.apart = true
+	}
+	if err := v.start(ctx, c); err != nil {
+		v.closePools()
+		return nil, err
+	}
+	return v, nil
+}
+
+func (v *Vault) start(ctx context.Context, c Config) error {
+	err := v.store.data.pool.QueryRow(ctx, `select deployment_id from privault.deployment`).Scan(&v.deployment)
+	if err != nil {
+		return fmt.Errorf("read the deployment's id (has `privault migrate up` run?): %w", err)
+	}
+	v.keyring = &keyring{
+		store: &v.store, kms: c.KMS, deployment: v.deployment, now: v.now, metrics: v.metrics, held: map[ID]holding{},
+		ttl: orDefault(c.KeyCacheTTL, 300*time.Second), timeout: orDefault(c.KMSTimeout, 5*time.Second),
+	}
+	v.collections.init()
+	v.credentials.init()
+	if err := v.ensureDeploymentKeys(ctx); err != nil {
+		return err
+	}
+	if c.Metrics != nil {
+		return v.metrics.register(c.Metrics, v.store)
+	}
+	return nil
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return d
+}
+
+func connect(ctx context.Context, url string, maxConns int32) (database, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		// pgx's own text may quote the URL, password included.
+		return database{}, errors.New("the URL is not a Postgres connection URL")
+	}
+	config.MaxConns = 16
+	if maxConns > 0 {
+		config.MaxConns = maxConns
+	}
+	config.MinIdleConns = 2
+	for name, value := range map[string]string{
+		"application_name":  "privault",
+		"statement_timeout": "10s",
+		"lock_timeout":      "5s",
+		// A client that died inside a transaction must not hold its locks.
+		"idle_in_transaction_session_timeout": "30s",
+		"timezone":                            "UTC",
+	} {
+		config.ConnConfig.RuntimeParams[name] = value
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return database{}, err
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return database{}, err
+	}
+	return database{pool}, nil
+}
+
+// Close finishes what was accepted and releases the databases.
+func (v *Vault) Close() {
+	v.closeGroups()
+	v.closePools()
+}
+
+func (v *Vault) closePools() {
+	v.store.data.pool.Close()
+	if v.store.apart {
+		v.store.keys.pool.Close()
+	}
+}
+
+// Ready says whether the vault can serve: both databases answer and the deployment's keys are at hand.
+func (v *Vault) Ready(ctx context.Context) error {
+	if err := v.store.data.pool.Ping(ctx); err != nil {
+		return &Error{Kind: DatabaseUnavailable, cause: err}
+	}
+	if err := v.store.keys.pool.Ping(ctx); err != nil {
+		return &Error{Kind: DatabaseUnavailable, cause: err}
+	}
+	_, err := v.keyring.of(ctx, deploymentTenant)
+	return err
+}
+
+// Faults says what about the databases is unfit for production.
+func (v *Vault) Faults(ctx context.Context) (f Faults, err error) {
+	if err := v.store.data.faults(ctx, "privault", &f); err != nil {
+		return f, err
+	}
+	if !v.store.apart {
+		return f, nil
+	}
+	return f, v.store.keys.faults(ctx, "keystore", &f)
+}
+
+// txn is one operation's transaction, on both databases.
+type txn struct {
+	data  pgx.Tx
+	keys  pgx.Tx // the same as data where the keystore is in the same database
+	who   Caller
+	now   time.Time
+	entry *entry
+
+	shredLater []recordVersion
+}
+
+type recordVersion struct {
+	record  ID
+	version int32
+}
+
+// within runs one operation: do, its decisions and its audit entry in one transaction. It commits if do gives nil;
+// otherwise nothing of it stays but an entry that says how it failed.
+//
+// With a keystore of its own there are two transactions. The keystore's commits first, so a crash between the two
+// leaves at most a DEK without a record, or a record that is already shredded: both are swept, and neither loses what
+// was acknowledged.
+func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do func(*txn) error) error {
+	e, err := v.open(who, action)
+	if err != nil {
+		return err
+	}
+	t := &txn{who: who, now: v.now(), entry: e}
+	err = v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
+		t.data, t.keys = tx, tx
+		if !v.store.apart {
+			return v.conclude(ctx, t, do)
+		}
+		return v.store.keys.within(ctx, who.Tenant, func(tx pgx.Tx) error {
+			t.keys = tx
+			return v.conclude(ctx, t, do)
+		})
+	})
+	if err == nil {
+		return v.shredApart(ctx, t)
+	}
+	return v.refuse(ctx, e, err)
+}
+
+// conclude does the work and writes its entry.
+func (v *Vault) conclude(ctx context.Context, t *txn, do func(*txn) error) error {
+	if err := do(t); err != nil {
+		return err
+	}
+	if t.entry.Rule == "" {
+		return errors.New("an operation finished without a decision")
+	}
+	if !v.store.apart {
+		if err := shred(ctx, t.keys, t.who.Tenant, t.shredLater); err != nil {
+			return err
+		}
+	}
+	body, err := t.entry.body()
+	if err != nil {
+		return err
+	}
+	_, err = t.data.Exec(ctx, `
+		insert into privault.audit_entries (tenant_id, entry_id, principal_id, at, action, outcome, body)
+		values ($1, $2, $3, $4, $5, $6, $7)`,
+		t.who.Tenant, t.entry.id, t.who.Principal, t.entry.At, t.entry.Action, t.entry.Outcome, body)
+	return err
+}
+
+// shredApart deletes the DEKs that an operation replaced, once its record points at the new ones. If it doesn't come to
+// that, they are orphans: nothing in the data database is sealed under them any more.
+func (v *Vault) shredApart(ctx context.Context, t *txn) error {
+	if !v.store.apart || len(t.shredLater) == 0 {
+		return nil
+	}
+	err := v.store.keys.within(context.WithoutCancel(ctx), t.who.Tenant, func(tx pgx.Tx) error {
+		return shred(ctx, tx, t.who.Tenant, t.shredLater)
+	})
+	if err != nil {
+		v.log.WarnContext(ctx, "replaced data keys are still there", "count", len(t.shredLater), "error", err)
+	}
+	return nil
+}
+
+// shred deletes DEKs. Without its DEK a record is noise, on every replica and in every copy of the data database.
+func shred(ctx context.Context, tx pgx.Tx, tenant ID, keys []recordVersion) error {
+	for _, k := range keys {
+		_, err := tx.Exec(ctx, `
+			delete from keystore.data_keys where tenant_id = $1 and record_id = $2 and version = $3`,
+			tenant, k.record, k.version)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuse leaves the entry of an operation that failed, and gives its error. If the entry can't be written either, that
+// is what the caller hears.
+func (v *Vault) refuse(ctx context.Context, e *entry, err error) error {
+	e.close(err)
+	e.Resources = resourcesWithoutRecords(e.Resources)
+	if left := v.commit(context.WithoutCancel(ctx), &change{entry: e}); left != nil {
+		v.log.ErrorContext(ctx, "no audit entry for a failed operation", "request_id", e.Request, "action", e.Action, "problem", e.Problem, "error", left)
+		return AsError(left)
+	}
+	return AsError(err)
+}
+
+// resourcesWithoutRecords: what a failed operation would have touched stays, the ids that it never made don't.
+func resourcesWithoutRecords(rs []resource) []resource {
+	for i := range rs {
+		rs[i].Records = nil
+	}
+	return rs
+}

@@ -1,0 +1,37 @@
+package vault
+
+import (
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/privault/privault/vault/base62"
+)
+
+// ID names a row. As text it has a prefix for its kind, which API answers and audit entries show.
+type ID = [16]byte
+
+// The prefixes of ids.
+const (
+	recordPrefix     = "rec_"
+	principalPrefix  = "prn_"
+	credentialPrefix = "key_"
+	entryPrefix      = "aud_"
+)
+
+// deploymentTenant is the tenant that the deployment itself acts as.
+var deploymentTenant ID
+
+// newID makes a UUIDv7 (RFC 9562): ids of rows made together lie together in an index.
+func newID() (ID, error) {
+	id, err := uuid.NewV7()
+	return ID(id), err
+}
+
+func formatID(prefix string, id ID) string { return prefix + base62.Encode(id[:]) }
+
+func parseID(prefix, text string) (ID, bool) {
+	var id ID
+	body, found := strings.CutPrefix(text, prefix)
+	return id, found && base62.Decode(id[:], body) == nil
+}

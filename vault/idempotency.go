@@ -1,0 +1,170 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/datatype"
+	"github.com/privault/privault/vault/policy"
+)
+
+// IdempotencyKey is what a caller calls a request, so that sending it again does nothing again.
+type IdempotencyKey struct {
+	Key     string   // at most 255 printable ASCII characters
+	Request [32]byte // SHA-256 of the request's body
+	digest  []byte
+}
+
+// hold takes a batch's Idempotency-Key for this process while the call runs.
+func (v *Vault) hold(ctx context.Context, who Caller, b *Batch) (release func(), err error) {
+	if b.Claim == nil {
+		return func() {}, nil
+	}
+	// Only a digest of it is stored, so a serial number that could be a card's by chance is let through.
+	if rule, _ := datatype.LooksLikePII(b.Claim.Key); rule == "email" {
+		return nil, &Error{Kind: LooksLikePII, Detail: "an Idempotency-Key is an opaque name, not an e-mail address"}
+	}
+	keys, err := v.keyring.of(ctx, who.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	// The caller and the route are part of what the key names.
+	name := "idempotency-key\x00tokenize\x00" + string(who.Principal[:])
+	if b.Claim.digest, err = digest(keys.pseudonym, name, b.Claim.Key); err != nil {
+		return nil, err
+	}
+	id := string(who.Tenant[:]) + string(b.Claim.digest)
+	if _, running := v.inFlight.LoadOrStore(id, struct{}{}); running {
+		return nil, &Error{Kind: Conflict, Detail: "a request with this Idempotency-Key is still running", RetryAfter: time.Second}
+	}
+	return func() { v.inFlight.Delete(id) }, nil
+}
+
+// answer is what is sealed beside an Idempotency-Key.
+type answer struct {
+	Items []answerItem `json:"items"`
+}
+
+type answerItem struct {
+	Tokenized
+	Kind   Kind         `json:"kind,omitempty"`
+	Detail string       `json:"detail,omitempty"`
+	Faults []FieldError `json:"faults,omitempty"`
+}
+
+func (v *Vault) claim(keys *tenantKeys, who Caller, k *IdempotencyKey, done []Tokenized) (*claim, error) {
+	a := answer{make([]answerItem, len(done))}
+	for i, d := range done {
+		a.Items[i].Tokenized = d
+		if d.Err != nil {
+			a.Items[i].Kind, a.Items[i].Detail, a.Items[i].Faults = d.Err.Kind, d.Err.Detail, d.Err.Fields
+		}
+	}
+	plain, err := json.Marshal(a)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := keys.wrap.Encrypt(plain, answerPlace(keys, k.digest))
+	return &claim{digest: k.digest, request: k.Request[:], answer: sealed}, err
+}
+
+func answerPlace(keys *tenantKeys, digest []byte) []byte {
+	return append(keys.bound("privault/1/answer"), digest...)
+}
+
+// replay gives the answer that a batch's Idempotency-Key already has, if any, and leaves an entry of its own.
+func (v *Vault) replay(ctx context.Context, who Caller, b Batch) ([]Tokenized, error) {
+	if b.Claim == nil {
+		return nil, nil
+	}
+	var request, sealed []byte
+	err := v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `
+			select request_digest, answer from privault.idempotency_keys
+			where tenant_id = $1 and digest = $2 and created_at > $3`,
+			who.Tenant, b.Claim.digest, v.now().Add(-idempotencyLife)).Scan(&request, &sealed)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	e, opened := v.open(who, policy.Tokenize)
+	if opened != nil {
+		return nil, opened
+	}
+	if err != nil {
+		return nil, v.refuse(ctx, e, err)
+	}
+	done, err := v.openAnswer(ctx, e, b.Claim, request, sealed)
+	if err != nil {
+		return nil, v.refuse(ctx, e, err)
+	}
+	e.Resources = []resource{{Collection: b.Collection, Records: recordIDs(done)}}
+	return done, v.commit(ctx, &change{entry: e})
+}
+
+func (v *Vault) openAnswer(ctx context.Context, e *entry, k *IdempotencyKey, request, sealed []byte) ([]Tokenized, error) {
+	if err := e.require(policy.Tokenize, policy.NoView); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(request, k.Request[:]) {
+		return nil, fail(IdempotencyConflict, "this Idempotency-Key was used for another body")
+	}
+	keys, err := v.keyring.of(ctx, e.who.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := keys.wrap.Decrypt(sealed, answerPlace(keys, k.digest))
+	if err != nil {
+		return nil, &Error{Kind: IntegrityFailure, cause: errors.New("a stored answer does not open")}
+	}
+	return readAnswer(plain)
+}
+
+func readAnswer(plain []byte) ([]Tokenized, error) {
+	var a answer
+	if err := json.Unmarshal(plain, &a); err != nil {
+		return nil, fmt.Errorf("a stored answer does not parse: %w", err)
+	}
+	done := make([]Tokenized, len(a.Items))
+	for i, item := range a.Items {
+		done[i] = item.Tokenized
+		if item.Kind != "" {
+			done[i].Err = &Error{Kind: item.Kind, Detail: item.Detail, Fields: item.Faults}
+		}
+	}
+	return done, nil
+}
+
+// SweepIdempotencyKeys deletes up to batch Idempotency-Keys of one tenant whose time is over, and gives how many.
+func (v *Vault) SweepIdempotencyKeys(ctx context.Context, tenant ID, batch int) (deleted int, err error) {
+	err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
+		t.operator()
+		done, err := t.data.Exec(ctx, `
+			delete from privault.idempotency_keys where tenant_id = $1 and digest in (
+				select digest from privault.idempotency_keys where tenant_id = $1 and created_at <= $2
+				limit $3 for update skip locked)`, tenant, t.now.Add(-idempotencyLife), batch)
+		deleted = int(done.RowsAffected())
+		t.entry.Items = deleted
+		return err
+	})
+	return deleted, err
+}
+
+// Tenants are the ids of all tenants, for sweeps.
+func (v *Vault) Tenants(ctx context.Context) (ids []ID, err error) {
+	err = v.store.data.within(ctx, deploymentTenant, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `select tenant_id from privault.tenants order by tenant_id`)
+		if err != nil {
+			return err
+		}
+		ids, err = pgx.CollectRows(rows, pgx.RowTo[ID])
+		return err
+	})
+	return ids, err
+}

@@ -1,0 +1,346 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/daead"
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+	"github.com/tink-crypto/tink-go/v2/prf"
+	"github.com/tink-crypto/tink-go/v2/tink"
+	"golang.org/x/sync/singleflight"
+
+	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
+
+	"github.com/privault/privault/kms"
+	"github.com/privault/privault/vault/seal"
+)
+
+// The keysets of a tenant. The nil tenant, the deployment, has `credential` only.
+//
+// `wrap` wraps a DEK per record for years, so it must not run into the limit of 2^32 random 96-bit nonces that
+// AES-GCM has (NIST SP 800-38D 8.3): XAES-256-GCM takes 192-bit ones (https://c2sp.org/XAES-256-GCM).
+var (
+	tenantKeysets = map[string]func() *tinkpb.KeyTemplate{
+		"wrap":      aead.XAES256GCM192BitNonceKeyTemplate,
+		"token":     daead.AESSIVKeyTemplate,
+		"pseudonym": prf.HMACSHA256PRFKeyTemplate,
+	}
+	deploymentKeysets = map[string]func() *tinkpb.KeyTemplate{
+		"credential": prf.HMACSHA256PRFKeyTemplate,
+	}
+)
+
+// tenantKeys are one tenant's keys, ready to use and safe for concurrent use.
+type tenantKeys struct {
+	deployment, tenant ID
+	wrap               tink.AEAD
+	token              tink.DeterministicAEAD
+	pseudonym          *prf.Set // digests of subject references and idempotency keys
+	credential         *prf.Set // digests of API keys; the deployment's only
+}
+
+// bound is associated data for what belongs to the tenant as a whole.
+func (k *tenantKeys) bound(purpose string) []byte { return boundTo(purpose, k.deployment, k.tenant) }
+
+func boundTo(purpose string, ids ...ID) []byte {
+	ad := make([]byte, 0, len(purpose)+len(ids)*16+4)
+	ad = append(ad, purpose...)
+	for _, id := range ids {
+		ad = append(ad, id[:]...)
+	}
+	return ad
+}
+
+// newDEK makes a record's DEK: the key to seal with, and its wrapped form for data_keys.
+func (k *tenantKeys) newDEK(record ID, version int32) (seal.Key, []byte, error) {
+	raw := make([]byte, seal.KeySize)
+	_, _ = rand.Read(raw) // never fails (crypto/rand)
+	defer clear(raw)
+	wrapped, err := k.wrap.Encrypt(raw, k.dekPlace(record, version))
+	if err != nil {
+		return seal.Key{}, nil, err
+	}
+	key, err := seal.NewKey(raw)
+	return key, wrapped, err
+}
+
+// openDEK unwraps a row of data_keys.
+func (k *tenantKeys) openDEK(record ID, version int32, wrapped []byte) (seal.Key, error) {
+	raw, err := k.wrap.Decrypt(wrapped, k.dekPlace(record, version))
+	if err != nil {
+		return seal.Key{}, &Error{Kind: IntegrityFailure, cause: errors.New("a data key does not unwrap for its record")}
+	}
+	defer clear(raw)
+	return seal.NewKey(raw)
+}
+
+func (k *tenantKeys) dekPlace(record ID, version int32) []byte {
+	return binary.BigEndian.AppendUint32(boundTo("privault/1/dek", k.deployment, k.tenant, record), uint32(version))
+}
+
+// digest is a keyed digest of a text for one purpose: 32 bytes, HMAC-SHA-256.
+func digest(set *prf.Set, purpose, text string) ([]byte, error) {
+	return set.ComputePrimaryPRF([]byte(purpose+"\x00"+text), 32)
+}
+
+// keyring holds the tenants' unwrapped keys for a while, so that KMS calls go with tenants and time, not with records.
+//
+// A holding is used for ttl, fetched anew by one caller shortly before it ends, and used for one ttl more while the KMS
+// can't be reached. A KMS that refuses (key disabled, permission withdrawn) ends it at once. After a failed call the
+// KMS is left alone for a pause, so that an outage doesn't cost each request a time-out.
+type keyring struct {
+	store      *store
+	kms        kms.Key
+	deployment ID
+	ttl        time.Duration
+	timeout    time.Duration // of one KMS call
+	now        func() time.Time
+	metrics    *metrics
+
+	flights singleflight.Group
+	mu      sync.Mutex
+	held    map[ID]holding
+	rest    time.Time // the KMS is not called before
+}
+
+type holding struct {
+	keys    *tenantKeys
+	fetched time.Time
+}
+
+// kmsPause is how long the KMS is left alone after it failed.
+const kmsPause = 2 * time.Second
+
+// of gives a tenant's keys.
+func (r *keyring) of(ctx context.Context, tenant ID) (*tenantKeys, error) {
+	now := r.now()
+	r.mu.Lock()
+	h, have := r.held[tenant]
+	resting := now.Before(r.rest)
+	r.mu.Unlock()
+	age := now.Sub(h.fetched)
+	switch {
+	case have && age < r.ttl*4/5:
+		r.metrics.keyringHits.Inc()
+		return h.keys, nil
+	case have && age < r.ttl:
+		r.metrics.keyringHits.Inc()
+		if !resting {
+			// Ahead of time and beside the request, which has what it needs.
+			r.flights.DoChan(string(tenant[:]), func() (any, error) { return r.fetch(context.WithoutCancel(ctx), tenant) })
+		}
+		return h.keys, nil
+	}
+	r.metrics.keyringMisses.Inc()
+	if !resting {
+		// The flight is everybody's: it must not end because the first caller went away.
+		flight := r.flights.DoChan(string(tenant[:]), func() (any, error) { return r.fetch(context.WithoutCancel(ctx), tenant) })
+		select {
+		case done := <-flight:
+			if done.Err == nil {
+				return done.Val.(*tenantKeys), nil
+			}
+			if !errors.Is(done.Err, kms.ErrUnavailable) {
+				return nil, done.Err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if have && age < 2*r.ttl {
+		return h.keys, nil
+	}
+	return nil, &Error{Kind: KMSUnavailable, Detail: "the key management system does not answer", RetryAfter: kmsPause}
+}
+
+// fetch reads, unwraps and holds a tenant's keys.
+func (r *keyring) fetch(ctx context.Context, tenant ID) (*tenantKeys, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout+5*time.Second)
+	defer cancel()
+	var wrapped []byte
+	sealed := map[string][]byte{}
+	err := r.store.keys.within(ctx, tenant, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, `select wrapped from keystore.tenant_roots where tenant_id = $1`, tenant).Scan(&wrapped)
+		if err != nil {
+			return fmt.Errorf("root key of a tenant: %w", err)
+		}
+		rows, err := tx.Query(ctx, `select name, sealed from keystore.tenant_keys where tenant_id = $1`, tenant)
+		if err != nil {
+			return err
+		}
+		var name string
+		var box []byte
+		_, err = pgx.ForEachRow(rows, []any{&name, &box}, func() error {
+			sealed[name] = bytes.Clone(box)
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	root, err := r.unwrap(ctx, tenant, wrapped)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := r.build(tenant, root, sealed)
+	clear(root)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.held[tenant] = holding{keys, r.now()}
+	r.mu.Unlock()
+	return keys, nil
+}
+
+func (r *keyring) unwrap(ctx context.Context, tenant ID, wrapped []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	root, err := r.kms.Unwrap(ctx, wrapped, boundTo("privault/1/root", r.deployment, tenant))
+	r.metrics.kmsCall("unwrap", err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case errors.Is(err, kms.ErrUnavailable):
+		r.rest = r.now().Add(kmsPause)
+	case err != nil:
+		delete(r.held, tenant)
+	}
+	return root, err
+}
+
+func (r *keyring) build(tenant ID, root []byte, sealed map[string][]byte) (*tenantKeys, error) {
+	k := &tenantKeys{deployment: r.deployment, tenant: tenant}
+	for name, box := range sealed {
+		handle, err := openKeyset(root, box, keysetPlace(r.deployment, tenant, name))
+		if err != nil {
+			return nil, &Error{Kind: IntegrityFailure, cause: fmt.Errorf("keyset %s: %w", name, err)}
+		}
+		switch name {
+		case "wrap":
+			k.wrap, err = aead.New(handle)
+		case "token":
+			k.token, err = daead.New(handle)
+		case "pseudonym":
+			k.pseudonym, err = prf.NewPRFSet(handle)
+		case "credential":
+			k.credential, err = prf.NewPRFSet(handle)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("keyset %s: %w", name, err)
+		}
+	}
+	wanted := tenantKeysets
+	if tenant == deploymentTenant {
+		wanted = deploymentKeysets
+	}
+	for name := range wanted {
+		if _, have := sealed[name]; !have {
+			return nil, &Error{Kind: IntegrityFailure, cause: fmt.Errorf("keyset %s is missing", name)}
+		}
+	}
+	return k, nil
+}
+
+// newKeys is what a new tenant gets: a root key wrapped by the KMS and keysets sealed under it, ready to insert.
+type newKeys struct {
+	wrapped []byte
+	sealed  map[string][]byte
+}
+
+// create makes a new tenant's keys. It calls the KMS, so no transaction may be open.
+func (r *keyring) create(ctx context.Context, tenant ID, templates map[string]func() *tinkpb.KeyTemplate) (newKeys, error) {
+	root := make([]byte, seal.KeySize)
+	_, _ = rand.Read(root) // never fails (crypto/rand)
+	defer clear(root)
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	wrapped, err := r.kms.Wrap(ctx, root, boundTo("privault/1/root", r.deployment, tenant))
+	r.metrics.kmsCall("wrap", err)
+	if err != nil {
+		return newKeys{}, err
+	}
+	n := newKeys{wrapped: wrapped, sealed: map[string][]byte{}}
+	for name, template := range templates {
+		handle, err := keyset.NewHandle(template())
+		if err != nil {
+			return newKeys{}, fmt.Errorf("keyset %s: %w", name, err)
+		}
+		if n.sealed[name], err = sealKeyset(root, handle, keysetPlace(r.deployment, tenant, name)); err != nil {
+			return newKeys{}, fmt.Errorf("keyset %s: %w", name, err)
+		}
+	}
+	return n, nil
+}
+
+// insert writes a new tenant's keys.
+func (n newKeys) insert(ctx context.Context, tx pgx.Tx, tenant ID, kmsURI string, now time.Time) error {
+	_, err := tx.Exec(ctx, `
+		insert into keystore.tenant_roots (tenant_id, kms_uri, wrapped, created_at) values ($1, $2, $3, $4)`,
+		tenant, kmsURI, n.wrapped, now)
+	if err != nil {
+		return err
+	}
+	for name, box := range n.sealed {
+		_, err := tx.Exec(ctx, `
+			insert into keystore.tenant_keys (tenant_id, name, sealed, created_at) values ($1, $2, $3, $4)`,
+			tenant, name, box, now)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func keysetPlace(deployment, tenant ID, name string) []byte {
+	return append(boundTo("privault/1/keyset", deployment, tenant), name...)
+}
+
+// sealKeyset seals the binary form of a Tink keyset under a root key: nonce 12 ‖ AES-256-GCM ‖ tag 16. A root key
+// seals a handful of keysets in its life.
+func sealKeyset(root []byte, handle *keyset.Handle, place []byte) ([]byte, error) {
+	var clearText bytes.Buffer
+	if err := insecurecleartextkeyset.Write(handle, keyset.NewBinaryWriter(&clearText)); err != nil {
+		return nil, err
+	}
+	defer clear(clearText.Bytes())
+	gcm, err := rootAEAD(root)
+	if err != nil {
+		return nil, err
+	}
+	return gcm.Seal(nil, nil, clearText.Bytes(), place), nil
+}
+
+func openKeyset(root, box, place []byte) (*keyset.Handle, error) {
+	gcm, err := rootAEAD(root)
+	if err != nil {
+		return nil, err
+	}
+	clearText, err := gcm.Open(nil, nil, box, place)
+	if err != nil {
+		return nil, errors.New("does not open for this tenant and name")
+	}
+	defer clear(clearText)
+	return insecurecleartextkeyset.Read(keyset.NewBinaryReader(bytes.NewReader(clearText)))
+}
+
+func rootAEAD(root []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(root)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}

@@ -1,0 +1,74 @@
+package vault
+
+import (
+	"errors"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/privault/privault/kms"
+)
+
+// metrics are the vault's own. Labels are from closed sets: never a tenant, an id or anything of a caller's.
+type metrics struct {
+	commitSize, fetchSize      prometheus.Histogram
+	keyringHits, keyringMisses prometheus.Counter
+	kmsCalls                   *prometheus.CounterVec
+	items                      *prometheus.CounterVec
+}
+
+func newMetrics() *metrics {
+	sizes := prometheus.ExponentialBuckets(1, 2, 12)
+	return &metrics{
+		commitSize: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "privault_commit_group_size", Help: "Changes that one group commit carried.", Buckets: sizes}),
+		fetchSize: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "privault_fetch_group_size", Help: "Reads that one grouped fetch carried.", Buckets: sizes}),
+		keyringHits: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "privault_keyring_hits_total", Help: "Tenant keysets taken from the cache."}),
+		keyringMisses: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "privault_keyring_misses_total", Help: "Tenant keysets that had to be fetched and unwrapped."}),
+		kmsCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "privault_kms_calls_total", Help: "Calls of the key management system."}, []string{"operation", "result"}),
+		items: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "privault_items_total", Help: "Items of tokenize and detokenize batches."}, []string{"action", "result"}),
+	}
+}
+
+func (m *metrics) register(r prometheus.Registerer, s store) error {
+	collectors := []prometheus.Collector{m.commitSize, m.fetchSize, m.keyringHits, m.keyringMisses, m.kmsCalls, m.items}
+	for name, db := range map[string]database{"data": s.data, "keystore": s.keys} {
+		collectors = append(collectors, poolGauge(name, "total", "Connections.", db.pool, (*pgxpool.Stat).TotalConns),
+			poolGauge(name, "acquired", "Connections in use.", db.pool, (*pgxpool.Stat).AcquiredConns))
+	}
+	for _, c := range collectors {
+		if err := r.Register(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func poolGauge(database, name, help string, pool *pgxpool.Pool, read func(*pgxpool.Stat) int32) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "privault_database_connections_" + name, Help: help, ConstLabels: prometheus.Labels{"database": database},
+	}, func() float64 { return float64(read(pool.Stat())) })
+}
+
+func (m *metrics) kmsCall(operation string, err error) {
+	result := "ok"
+	switch {
+	case errors.Is(err, kms.ErrUnavailable):
+		result = "unavailable"
+	case errors.Is(err, kms.ErrDenied):
+		result = "denied"
+	case err != nil:
+		result = "failed"
+	}
+	m.kmsCalls.WithLabelValues(operation, result).Inc()
+}
+
+func (m *metrics) batch(action string, items, refused int) {
+	m.items.WithLabelValues(action, "ok").Add(float64(items - refused))
+	m.items.WithLabelValues(action, "refused").Add(float64(refused))
+}

@@ -1,0 +1,301 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/policy"
+)
+
+// Record is a record as far as a view shows it.
+type Record struct {
+	ID               string
+	Version          int32
+	Subject          string
+	Fields           map[string]Secret // each one JSON value
+	Tokens           map[string]string
+	Created, Updated time.Time
+	Expires          *time.Time
+}
+
+// GetRecord reads a record in one view; fields narrows it to some of its fields. A field that the caller may not see in
+// that view fails the call: nothing is left out silently.
+func (v *Vault) GetRecord(ctx context.Context, who Caller, collection, record string, fields []string, view string) (*Record, error) {
+	e, err := v.open(who, policy.ReadRecord)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := v.getRecord(ctx, e, collection, record, fields, view)
+	if err != nil {
+		return nil, v.refuse(ctx, e, err)
+	}
+	if err := v.commit(ctx, &change{entry: e}); err != nil {
+		return nil, AsError(err)
+	}
+	return rec, nil
+}
+
+func (v *Vault) getRecord(ctx context.Context, e *entry, collection, record string, fields []string, view string) (*Record, error) {
+	id, ok := parseID(recordPrefix, record)
+	if !ok {
+		return nil, fail(NotFound, "")
+	}
+	keys, err := v.keyring.of(ctx, e.who.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := v.fetch(ctx, e.who.Tenant, []ID{id})
+	if err != nil {
+		return nil, err
+	}
+	if rows[id] == nil {
+		return nil, fail(NotFound, "")
+	}
+	r := reader{vault: v, keys: keys, entry: e, opened: map[ID]*opened{}}
+	o, err := r.open(ctx, rows[id])
+	if err != nil {
+		return nil, err
+	}
+	if o.coll.Name != collection {
+		return nil, fail(NotFound, "")
+	}
+	wanted, err := policy.ParseView(view)
+	if err != nil {
+		return nil, invalid("", "view", err.Error())
+	}
+	if err := e.require(policy.ReadRecord, wanted); err != nil {
+		return nil, err
+	}
+	for _, name := range fields {
+		if o.coll.fields[name] == nil {
+			return nil, invalid("", "unknown-field", "the collection has no such field")
+		}
+	}
+	return r.record(o, fields, wanted)
+}
+
+// record gives a record's parts: those of fields, or all.
+func (r *reader) record(o *opened, fields []string, view policy.View) (*Record, error) {
+	rec := &Record{ID: formatID(recordPrefix, o.row.id), Version: o.row.version, Fields: map[string]Secret{},
+		Created: o.row.created, Updated: o.row.updated, Expires: o.row.expires}
+	subject, err := r.plain(o, subjectField)
+	if err != nil {
+		return nil, err
+	}
+	rec.Subject = string(subject)
+	var held []value
+	for _, box := range o.boxes {
+		f := o.coll.byNumber(uint16(box.Field))
+		if f == nil || len(fields) > 0 && !slices.Contains(fields, f.name) {
+			continue
+		}
+		if rec.Fields[f.name], err = r.show(o, f, view, policy.ReadRecord); err != nil {
+			return nil, err
+		}
+		held = append(held, value{number: f.number})
+	}
+	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, held)
+	return rec, err
+}
+
+// Patch is a change of a record: an RFC 7396 merge patch of its fields and its expiry.
+type Patch struct {
+	Fields     map[string]Secret // to set, each one JSON value
+	Remove     []string          // fields to remove
+	SetExpires bool              // whether Expires, nil included, replaces what is there
+	Expires    *time.Time
+	IfVersion  int32 // the version that the caller saw
+}
+
+// PatchRecord changes a record. Tokens of the fields that stay go on resolving, to the new values. The record is sealed
+// anew under a new DEK and the old one is shredded, so the values that were replaced are gone too.
+func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record string, p Patch) (*Record, error) {
+	id, ok := parseID(recordPrefix, record)
+	// Before the transaction: a slow KMS must not hold a connection.
+	keys, err := v.keyring.of(ctx, who.Tenant)
+	if err != nil {
+		return nil, v.refuseUnopened(ctx, who, policy.UpdateRecord, err)
+	}
+	var rec *Record
+	err = v.within(ctx, who, policy.UpdateRecord, func(t *txn) error {
+		if !ok {
+			return fail(NotFound, "")
+		}
+		r := reader{vault: v, keys: keys, entry: t.entry, opened: map[ID]*opened{}}
+		o, err := r.openForUpdate(ctx, t, collection, id)
+		if err != nil {
+			return err
+		}
+		if err := t.entry.require(policy.UpdateRecord, policy.NoView); err != nil {
+			return err
+		}
+		if o.row.version != p.IfVersion {
+			return fail(PreconditionFailed, "the record has another version by now")
+		}
+		rec, err = r.patch(ctx, t, o, p)
+		return err
+	})
+	return rec, err
+}
+
+// openForUpdate locks a record against other changes and opens it.
+func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, id ID) (*opened, error) {
+	row := &row{id: id}
+	err := t.data.QueryRow(ctx, `
+		select r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed
+		from privault.records r join privault.collections c using (tenant_id, collection_id)
+		where r.tenant_id = $1 and r.record_id = $2 and c.name = $3 and (r.expires_at is null or r.expires_at > $4)
+		for update of r`, t.who.Tenant, id, collection, t.now).
+		Scan(&row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed)
+	if err == nil {
+		err = t.keys.QueryRow(ctx, `
+			select wrapped from keystore.data_keys where tenant_id = $1 and record_id = $2 and version = $3`,
+			t.who.Tenant, id, row.version).Scan(&row.wrapped)
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fail(NotFound, "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The schema in force, read in this transaction: the lock on the row doesn't hold the collection still.
+	coll, err := t.collection(ctx, `collection_id = $2`, row.collection)
+	if err != nil {
+		return nil, err
+	}
+	r.vault.collections.put(t.who.Tenant, coll)
+	return r.open(ctx, row)
+}
+
+func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record, error) {
+	values, err := r.patched(o, p, t.now)
+	if err != nil {
+		return nil, err
+	}
+	version, expires := o.row.version+1, o.row.expires
+	if p.SetExpires {
+		expires = p.Expires
+	}
+	sealed, wrapped, err := r.keys.sealRecord(o.coll.id, o.row.id, version, values)
+	if err != nil {
+		return nil, err
+	}
+	// A DEK of this version may be there from a change that died between the two commits: nothing is sealed under it.
+	_, err = t.keys.Exec(ctx, `
+		insert into keystore.data_keys (tenant_id, record_id, version, wrapped, created_at) values ($1, $2, $3, $4, $5)
+		on conflict (tenant_id, record_id, version) do update set wrapped = excluded.wrapped, created_at = excluded.created_at`, t.who.Tenant, o.row.id, version, wrapped, t.now)
+	if err != nil {
+		return nil, err
+	}
+	_, err = t.data.Exec(ctx, `
+		update privault.records set version = $3, sealed = $4, expires_at = $5, updated_at = $6
+		where tenant_id = $1 and record_id = $2`, t.who.Tenant, o.row.id, version, sealed, expires, t.now)
+	if err != nil {
+		return nil, err
+	}
+	t.shredLater = append(t.shredLater, recordVersion{o.row.id, o.row.version})
+	t.entry.Resources = []resource{{Collection: o.coll.Name, Fields: p.names(), Records: []string{formatID(recordPrefix, o.row.id)}}}
+	rec := &Record{ID: formatID(recordPrefix, o.row.id), Version: version, Created: o.row.created, Updated: t.now, Expires: expires}
+	if values[0].number == subjectField {
+		rec.Subject = string(values[0].plain)
+	}
+	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, values)
+	return rec, err
+}
+
+// patched gives all values of the record as they will be, in the order of their numbers.
+func (r *reader) patched(o *opened, p Patch, now time.Time) ([]value, error) {
+	var faults faults
+	if p.SetExpires && p.Expires != nil && !p.Expires.After(now) {
+		faults.add("/expires_at", "future", "expires_at is not in the future")
+	}
+	if len(p.Fields) == 0 && len(p.Remove) == 0 && !p.SetExpires {
+		faults.add("", "size", "the patch changes nothing")
+	}
+	for _, name := range p.names() {
+		if o.coll.fields[name] == nil {
+			faults.add("/fields", "unknown-field", "the collection has no such field")
+		}
+	}
+	subject, err := r.plain(o, subjectField)
+	if err != nil {
+		return nil, err
+	}
+	values := []value{}
+	if subject != nil {
+		values = append(values, value{subjectField, subject})
+	}
+	for _, f := range o.coll.order {
+		plain, err := r.plain(o, f.number)
+		if err != nil {
+			return nil, err
+		}
+		if raw, set := p.Fields[f.name]; set {
+			parsed, fault := f.typ.Parse(raw.Reveal())
+			if fault != nil {
+				faults.add("/fields/"+f.name, fault.Rule, fault.Detail)
+			}
+			plain = parsed
+		}
+		if slices.Contains(p.Remove, f.name) {
+			plain = nil
+			if f.required {
+				faults.add("/fields/"+f.name, "required", "a required field can't be removed")
+			}
+		}
+		if plain != nil {
+			values = append(values, value{f.number, plain})
+		}
+	}
+	if len(values) == 0 || len(values) == 1 && values[0].number == subjectField {
+		faults.add("/fields", "size", "a record has at least one field; delete the record instead")
+	}
+	return values, faults.err()
+}
+
+func (p Patch) names() []string {
+	names := slices.Clone(p.Remove)
+	for name := range p.Fields {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// DeleteRecord deletes a record: its DEKs, and with them every copy of its values, and its row. ifVersion 0 means any.
+func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record string, ifVersion int32) error {
+	return v.within(ctx, who, policy.DeleteRecord, func(t *txn) error {
+		id, ok := parseID(recordPrefix, record)
+		if !ok {
+			return fail(NotFound, "")
+		}
+		var version int32
+		err := t.data.QueryRow(ctx, `
+			select r.version from privault.records r join privault.collections c using (tenant_id, collection_id)
+			where r.tenant_id = $1 and r.record_id = $2 and c.name = $3 and (r.expires_at is null or r.expires_at > $4)
+			for update of r`, who.Tenant, id, collection, t.now).Scan(&version)
+		if err != nil {
+			if errors.Is(err, pgx.ErrNoRows) {
+				return fail(NotFound, "")
+			}
+			return err
+		}
+		if err := t.entry.require(policy.DeleteRecord, policy.NoView); err != nil {
+			return err
+		}
+		if ifVersion != 0 && ifVersion != version {
+			return fail(PreconditionFailed, "the record has another version by now")
+		}
+		t.entry.Resources = []resource{{Collection: collection, Records: []string{record}}}
+		if _, err := t.keys.Exec(ctx, `
+			delete from keystore.data_keys where tenant_id = $1 and record_id = $2`, who.Tenant, id); err != nil {
+			return err
+		}
+		_, err = t.data.Exec(ctx, `delete from privault.records where tenant_id = $1 and record_id = $2`, who.Tenant, id)
+		return err
+	})
+}

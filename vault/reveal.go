@@ -1,0 +1,218 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/privault/privault/vault/policy"
+	"github.com/privault/privault/vault/seal"
+)
+
+// TokenRef asks for the value behind a token.
+type TokenRef struct {
+	Token      string
+	Collection string // optional: the token must be of it
+	Field      string // optional: the token must be of it
+	View       string // redacted, masked (the default) or plain
+}
+
+// Revealed is the outcome of one TokenRef: either Err, or a value as far as View shows it.
+type Revealed struct {
+	Collection string
+	Field      string
+	Record     string
+	View       string
+	Value      Secret // one JSON value; null for redacted
+	Err        *Error
+}
+
+// Detokenize gives the values behind tokens, an outcome for each in its order. Unknown, foreign, expired and deleted
+// tokens are refused alike. It returns once the audit entry that says what was revealed is durable.
+func (v *Vault) Detokenize(ctx context.Context, who Caller, refs []TokenRef) ([]Revealed, error) {
+	e, err := v.open(who, policy.Detokenize)
+	if err != nil {
+		return nil, err
+	}
+	done, err := v.detokenize(ctx, e, refs)
+	if err != nil {
+		return nil, v.refuse(ctx, e, err)
+	}
+	if err := v.commit(ctx, &change{entry: e}); err != nil {
+		return nil, AsError(err)
+	}
+	v.metrics.batch(string(policy.Detokenize), e.Items, e.Refused)
+	return done, nil
+}
+
+var errTokenNotFound = &Error{Kind: TokenNotFound}
+
+func (v *Vault) detokenize(ctx context.Context, e *entry, refs []TokenRef) ([]Revealed, error) {
+	if len(refs) == 0 || len(refs) > MaxItems {
+		return nil, invalid("/items", "size", fmt.Sprintf("a batch has 1 to %d items", MaxItems))
+	}
+	keys, err := v.keyring.of(ctx, e.who.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	pointers := make([]*pointer, len(refs))
+	ids := make([]ID, 0, len(refs))
+	for i, ref := range refs {
+		if p, ok := keys.resolve(ref.Token); ok {
+			pointers[i] = &p
+			ids = append(ids, p.record)
+		}
+	}
+	var rows map[ID]*row
+	if len(ids) > 0 {
+		if rows, err = v.fetch(ctx, e.who.Tenant, ids); err != nil {
+			return nil, err
+		}
+	}
+	r := reader{vault: v, keys: keys, entry: e, opened: map[ID]*opened{}}
+	done := make([]Revealed, len(refs))
+	for i, ref := range refs {
+		done[i], err = r.reveal(ctx, ref, pointers[i], rows, "/items/"+strconv.Itoa(i)+"/view")
+		if err != nil {
+			done[i].Err = AsError(err)
+			if done[i].Err.Kind == IntegrityFailure {
+				v.log.ErrorContext(ctx, "integrity failure", "request_id", e.Request, "error", done[i].Err)
+			}
+			e.Refused++
+		}
+	}
+	e.Items = len(refs)
+	if e.Refused == e.Items {
+		e.close(done[0].Err)
+	}
+	return done, nil
+}
+
+// reader opens the records of one operation, each once, and notes in its entry what it showed.
+type reader struct {
+	vault  *Vault
+	keys   *tenantKeys
+	entry  *entry
+	opened map[ID]*opened
+}
+
+// opened is a record whose DEK is unwrapped.
+type opened struct {
+	row   *row
+	coll  *Collection
+	dek   seal.Key
+	boxes seal.Boxes
+	plain map[uint16][]byte
+}
+
+func (r *reader) reveal(ctx context.Context, ref TokenRef, p *pointer, rows map[ID]*row, viewAt string) (Revealed, error) {
+	if p == nil || rows[p.record] == nil || rows[p.record].epoch != int32(p.epoch) {
+		return Revealed{}, errTokenNotFound
+	}
+	o, err := r.open(ctx, rows[p.record])
+	if err != nil {
+		return Revealed{}, err
+	}
+	f := o.coll.byNumber(p.field)
+	if f == nil || ref.Collection != "" && ref.Collection != o.coll.Name || ref.Field != "" && ref.Field != f.name {
+		return Revealed{}, errTokenNotFound
+	}
+	if _, held := o.boxes.Get(uint32(f.number)); !held {
+		return Revealed{}, errTokenNotFound
+	}
+	view, err := policy.ParseView(ref.View)
+	if err != nil {
+		return Revealed{}, invalid(viewAt, "view", err.Error())
+	}
+	out := Revealed{Collection: o.coll.Name, Field: f.name, Record: formatID(recordPrefix, p.record), View: view.String()}
+	out.Value, err = r.show(o, f, view, policy.Detokenize)
+	if err != nil {
+		return Revealed{}, err
+	}
+	return out, nil
+}
+
+// open unwraps a record's DEK, once an operation.
+func (r *reader) open(ctx context.Context, row *row) (*opened, error) {
+	if o := r.opened[row.id]; o != nil {
+		return o, nil
+	}
+	coll, err := r.vault.collectionByID(ctx, r.keys.tenant, row.collection, row.schema)
+	if err != nil {
+		return nil, err
+	}
+	o := &opened{row: row, coll: coll, plain: map[uint16][]byte{}}
+	if o.boxes, err = seal.Unpack(row.sealed); err != nil {
+		return nil, &Error{Kind: IntegrityFailure, cause: err}
+	}
+	if o.dek, err = r.keys.openDEK(row.id, row.version, row.wrapped); err != nil {
+		return nil, err
+	}
+	r.opened[row.id] = o
+	return o, nil
+}
+
+// show asks for a view of one field and gives the value in it.
+func (r *reader) show(o *opened, f *field, view policy.View, action policy.Action) (Secret, error) {
+	if err := r.entry.require(action, view); err != nil {
+		return Secret{}, err
+	}
+	if view == policy.Redacted {
+		r.note(o, f, view)
+		return NewSecret([]byte("null")), nil
+	}
+	plain, err := r.plain(o, f.number)
+	if err != nil {
+		return Secret{}, err
+	}
+	var shown []byte
+	if view == policy.Masked {
+		shown, err = json.Marshal(f.typ.Mask(plain))
+	} else {
+		shown, err = f.typ.JSON(plain)
+	}
+	if err != nil {
+		return Secret{}, &Error{Kind: Internal, cause: fmt.Errorf("a value of field %s does not encode", f.name)}
+	}
+	r.note(o, f, view)
+	return NewSecret(shown), nil
+}
+
+// plain opens a field's box, once an operation.
+func (r *reader) plain(o *opened, number uint16) ([]byte, error) {
+	if plain, have := o.plain[number]; have {
+		return plain, nil
+	}
+	box, held := o.boxes.Get(uint32(number))
+	if !held {
+		return nil, nil
+	}
+	plain, err := o.dek.Open(box, r.keys.place(o.coll.id, o.row.id, o.row.version, number))
+	if err != nil {
+		return nil, &Error{Kind: IntegrityFailure, cause: fmt.Errorf("record %s, field number %d: %w", formatID(recordPrefix, o.row.id), number, err)}
+	}
+	o.plain[number] = plain
+	return plain, nil
+}
+
+// note adds to the entry what was shown.
+func (r *reader) note(o *opened, f *field, view policy.View) {
+	record := formatID(recordPrefix, o.row.id)
+	for i := range r.entry.Resources {
+		res := &r.entry.Resources[i]
+		if res.Collection != o.coll.Name || res.View != view.String() {
+			continue
+		}
+		if !slices.Contains(res.Fields, f.name) {
+			res.Fields = append(res.Fields, f.name)
+		}
+		if last := len(res.Records) - 1; last < 0 || res.Records[last] != record && !slices.Contains(res.Records, record) {
+			res.Records = append(res.Records, record)
+		}
+		return
+	}
+	r.entry.Resources = append(r.entry.Resources, resource{
+		Collection: o.coll.Name, Fields: []string{f.name}, View: view.String(), Records: []string{record}})
+}

@@ -1,0 +1,340 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/privault/privault/vault/datatype"
+	"github.com/privault/privault/vault/policy"
+	"github.com/privault/privault/vault/seal"
+)
+
+// MaxItems is the most items that one batch may have.
+const MaxItems = 1000
+
+// NewRecord is a record to be stored.
+type NewRecord struct {
+	Subject string            // the person, by the owner's opaque reference; empty: none
+	Fields  map[string]Secret // each one JSON value, exactly as it came
+	Expires *time.Time
+}
+
+// Batch is one call of Tokenize.
+type Batch struct {
+	Collection string
+	Items      []NewRecord
+	Atomic     bool // all or nothing
+	Claim      *IdempotencyKey
+}
+
+// Tokenized is the outcome of one item: either Err, or the record and a token for each field that has one.
+type Tokenized struct {
+	Record string            `json:"record,omitempty"`
+	Tokens map[string]string `json:"tokens,omitempty"`
+	Err    *Error            `json:"-"`
+}
+
+var subjectReference = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
+
+// Tokenize stores records and gives tokens for their values, an outcome for each item in its order. Items that are
+// refused don't keep the others from being stored, unless the batch is atomic. Once it returns, what it reports as
+// stored is durable.
+func (v *Vault) Tokenize(ctx context.Context, who Caller, b Batch) ([]Tokenized, error) {
+	release, err := v.hold(ctx, who, &b)
+	if err != nil {
+		return nil, v.refuseUnopened(ctx, who, policy.Tokenize, err)
+	}
+	defer release()
+	// A change that isn't admitted was prepared with an old schema, or its Idempotency-Key has an answer already.
+	for attempt := range 3 {
+		done, err := v.tokenize(ctx, who, b, attempt > 0)
+		if !errors.Is(err, errNotAdmitted) {
+			return done, err
+		}
+		if done, err := v.replay(ctx, who, b); done != nil || err != nil {
+			return done, err
+		}
+	}
+	return nil, &Error{Kind: Conflict, Detail: "the collection keeps changing", RetryAfter: time.Second}
+}
+
+// CanTokenize says whether a caller may store records in a collection, before a stream of them starts. It leaves an entry
+// only if the answer is no; the stream's own chunks leave theirs.
+func (v *Vault) CanTokenize(ctx context.Context, who Caller, collection string) error {
+	e, err := v.open(who, policy.Tokenize)
+	if err != nil {
+		return err
+	}
+	if _, err = v.collectionNamed(ctx, who.Tenant, collection, true); err == nil {
+		err = e.require(policy.Tokenize, policy.NoView)
+	}
+	if err != nil {
+		return v.refuse(ctx, e, err)
+	}
+	return nil
+}
+
+// refuseUnopened leaves the entry of an operation that failed before it had one.
+func (v *Vault) refuseUnopened(ctx context.Context, who Caller, action policy.Action, cause error) error {
+	e, err := v.open(who, action)
+	if err != nil {
+		return err
+	}
+	return v.refuse(ctx, e, cause)
+}
+
+func (v *Vault) tokenize(ctx context.Context, who Caller, b Batch, fresh bool) ([]Tokenized, error) {
+	e, err := v.open(who, policy.Tokenize)
+	if err != nil {
+		return nil, err
+	}
+	c, done, err := v.prepare(ctx, e, b, fresh)
+	if err != nil {
+		return done, v.refuse(ctx, e, err)
+	}
+	err = v.commit(ctx, c)
+	switch {
+	case err == nil:
+		v.metrics.batch(string(policy.Tokenize), e.Items, e.Refused)
+		return done, nil
+	case errors.Is(err, errNotAdmitted):
+		return nil, err
+	case violates(err, "records_pkey"), violates(err, "data_keys_pkey"):
+		err = &Error{Kind: Conflict, Detail: "a record of that id exists", cause: err}
+	}
+	return nil, v.refuse(ctx, e, err)
+}
+
+// prepare decides, validates and seals: what the batch wants committed, and its answer once it is.
+func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*change, []Tokenized, error) {
+	keys, err := v.keyring.of(ctx, e.who.Tenant)
+	if err != nil {
+		return nil, nil, err
+	}
+	coll, err := v.collectionNamed(ctx, e.who.Tenant, b.Collection, fresh)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := e.require(policy.Tokenize, policy.NoView); err != nil {
+		return nil, nil, err
+	}
+	if len(b.Items) == 0 || len(b.Items) > MaxItems {
+		return nil, nil, invalid("/items", "size", fmt.Sprintf("a batch has 1 to %d items", MaxItems))
+	}
+	c := &change{entry: e, schema: schemaRef{coll.id, coll.Version}, records: make([]newRecord, 0, len(b.Items))}
+	done := make([]Tokenized, len(b.Items))
+	s := sealer{keys: keys, coll: coll, now: v.now()}
+	for i, item := range b.Items {
+		r, tokens, err := s.item(item, "/items/"+strconv.Itoa(i))
+		if err != nil {
+			done[i].Err = AsError(err)
+			e.Refused++
+			continue
+		}
+		c.records = append(c.records, r)
+		done[i] = Tokenized{Record: formatID(recordPrefix, r.id), Tokens: tokens}
+	}
+	e.Items = len(b.Items)
+	e.Resources = []resource{{Collection: coll.Name, Fields: s.fieldNames(), Records: recordIDs(done)}}
+	switch {
+	case len(c.records) == 0:
+		// Nothing to commit but the entry of a call that failed.
+		e.close(done[0].Err)
+		return &change{entry: e}, done, nil
+	case e.Refused > 0 && b.Atomic:
+		return nil, done, rolledBack(done)
+	}
+	if b.Claim != nil {
+		if c.claim, err = v.claim(keys, e.who, b.Claim, done); err != nil {
+			return nil, nil, err
+		}
+	}
+	return c, done, nil
+}
+
+// rolledBack is why an atomic batch was not stored: every fault of every item.
+func rolledBack(done []Tokenized) *Error {
+	err := fail(BatchRolledBack, "the batch is atomic and not every item could be stored; none was")
+	for _, d := range done {
+		if d.Err != nil {
+			err.Fields = append(err.Fields, d.Err.Fields...)
+		}
+	}
+	return err
+}
+
+func recordIDs(done []Tokenized) []string {
+	ids := make([]string, 0, len(done))
+	for _, d := range done {
+		if d.Record != "" {
+			ids = append(ids, d.Record)
+		}
+	}
+	return ids
+}
+
+// sealer turns the items of one batch into sealed records.
+type sealer struct {
+	keys *tenantKeys
+	coll *Collection
+	now  time.Time
+	used map[string]bool // fields that some record has
+}
+
+func (s *sealer) fieldNames() []string {
+	names := make([]string, 0, len(s.used))
+	for name := range s.used {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// item validates and seals one item. at is its place in the request, for the pointers of its faults.
+func (s *sealer) item(item NewRecord, at string) (newRecord, map[string]string, error) {
+	values, err := s.values(item, at)
+	if err != nil {
+		return newRecord{}, nil, err
+	}
+	id, err := newID()
+	if err != nil {
+		return newRecord{}, nil, err
+	}
+	r := newRecord{id: id, collection: s.coll.id, expires: item.Expires}
+	if item.Subject != "" {
+		values = append([]value{{number: subjectField, plain: []byte(item.Subject)}}, values...)
+		if r.subject, err = digest(s.keys.pseudonym, "subject", item.Subject); err != nil {
+			return r, nil, err
+		}
+	}
+	if r.sealed, r.wrapped, err = s.keys.sealRecord(s.coll.id, id, 1, values); err != nil {
+		return r, nil, err
+	}
+	tokens, err := s.keys.tokensOf(s.coll, id, 0, values)
+	if s.used == nil {
+		s.used = map[string]bool{}
+	}
+	for name := range item.Fields {
+		s.used[name] = true
+	}
+	return r, tokens, err
+}
+
+// value is one value of a record on its way to or from its box.
+type value struct {
+	number uint16
+	plain  []byte
+}
+
+// values validates an item's parts and gives its values in the order of the field numbers.
+func (s *sealer) values(item NewRecord, at string) ([]value, error) {
+	var faults faults
+	if item.Subject != "" {
+		if err := checkSubject(item.Subject, at+"/subject"); err != nil {
+			return nil, err
+		}
+	}
+	if item.Expires != nil && !item.Expires.After(s.now) {
+		faults.add(at+"/expires_at", "future", "expires_at is not in the future")
+	}
+	if len(item.Fields) == 0 {
+		faults.add(at+"/fields", "size", "a record has at least one field")
+	}
+	for name := range item.Fields {
+		if s.coll.fields[name] == nil {
+			// The name is the caller's text: it might be a value.
+			faults.add(at+"/fields", "unknown-field", "the collection has no such field")
+		}
+	}
+	values := make([]value, 0, len(item.Fields)+1)
+	for _, f := range s.coll.order {
+		raw, given := item.Fields[f.name]
+		switch {
+		case given:
+			plain, fault := f.typ.Parse(raw.Reveal())
+			if fault != nil {
+				faults.add(at+"/fields/"+f.name, fault.Rule, fault.Detail)
+				continue
+			}
+			values = append(values, value{f.number, plain})
+		case f.required:
+			faults.add(at+"/fields/"+f.name, "required", "a required field is missing")
+		}
+	}
+	return values, faults.err()
+}
+
+func checkSubject(subject, at string) error {
+	if !subjectReference.MatchString(subject) {
+		return invalid(at, "subject", "a subject is 1 to 128 of A-Z a-z 0-9 . _ : -")
+	}
+	if rule, yes := datatype.LooksLikePII(subject); yes {
+		return &Error{Kind: LooksLikePII, Detail: "a subject is an opaque reference, not personal data", Fields: []FieldError{{at, rule}}}
+	}
+	return nil
+}
+
+// faults collects what is wrong with a request.
+type faults struct {
+	fields  []FieldError
+	details []string
+}
+
+func (f *faults) add(pointer, rule, detail string) {
+	f.fields = append(f.fields, FieldError{pointer, rule})
+	if !slices.Contains(f.details, detail) {
+		f.details = append(f.details, detail)
+	}
+}
+
+func (f *faults) err() error {
+	if len(f.fields) == 0 {
+		return nil
+	}
+	return &Error{Kind: Invalid, Detail: strings.Join(f.details, "; "), Fields: f.fields}
+}
+
+// sealRecord seals a record's values, which are in the order of their numbers, under a new DEK.
+func (k *tenantKeys) sealRecord(collection, record ID, version int32, values []value) (sealed, wrapped []byte, err error) {
+	dek, wrapped, err := k.newDEK(record, version)
+	if err != nil {
+		return nil, nil, err
+	}
+	boxes := make(seal.Boxes, len(values))
+	for i, val := range values {
+		box, err := dek.Seal(nil, val.plain, k.place(collection, record, version, val.number))
+		if err != nil {
+			return nil, nil, err
+		}
+		boxes[i] = seal.Box{Field: uint32(val.number), Sealed: box}
+	}
+	return boxes.Pack(), wrapped, nil
+}
+
+func (k *tenantKeys) place(collection, record ID, version int32, number uint16) seal.Place {
+	return seal.Place{Deployment: k.deployment, Tenant: k.tenant, Collection: collection, Record: record,
+		Field: uint32(number), Version: uint32(version)}
+}
+
+// tokensOf gives the tokens of a record's values, by field name.
+func (k *tenantKeys) tokensOf(coll *Collection, record ID, epoch int32, values []value) (map[string]string, error) {
+	tokens := make(map[string]string, len(values))
+	for _, val := range values {
+		f := coll.byNumber(val.number)
+		if f == nil || !f.token {
+			continue
+		}
+		token, err := k.tokenOf(pointer{record, f.number, uint16(epoch)})
+		if err != nil {
+			return nil, err
+		}
+		tokens[f.name] = token
+	}
+	return tokens, nil
+}

@@ -1,0 +1,96 @@
+package vault
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/privault/privault/vault/policy"
+)
+
+// entry is one audit entry: an allow-list of what may be written down, in the order in which it is. No field may ever
+// hold a value, a masked value, a token or free text.
+type entry struct {
+	ID         string     `json:"id"`
+	At         time.Time  `json:"at"`
+	Request    string     `json:"request,omitempty"`
+	Principal  string     `json:"principal,omitempty"`
+	Credential string     `json:"credential,omitempty"`
+	Purpose    string     `json:"purpose,omitempty"`
+	Action     string     `json:"action"`
+	Outcome    string     `json:"outcome"`           // ok, denied or failed
+	Problem    string     `json:"problem,omitempty"` // the slug of what the caller was told
+	Rule       string     `json:"rule,omitempty"`    // what the policy decided by
+	Items      int        `json:"items,omitempty"`   // of a batch: how many were asked for
+	Refused    int        `json:"refused,omitempty"` // of a batch: how many of them were not done
+	Resources  []resource `json:"resources,omitempty"`
+
+	id  ID
+	who Caller
+}
+
+// resource is what an operation touched: fields of records of one collection, seen alike.
+type resource struct {
+	Collection string   `json:"collection,omitempty"`
+	Fields     []string `json:"fields,omitempty"`
+	View       string   `json:"view,omitempty"`
+	Records    []string `json:"records,omitempty"`
+	Principal  string   `json:"principal,omitempty"`
+	Credential string   `json:"credential,omitempty"`
+}
+
+const (
+	outcomeOK     = "ok"
+	outcomeDenied = "denied"
+	outcomeFailed = "failed"
+)
+
+// open starts the entry of an operation. Its time has microseconds, as Postgres does.
+func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
+	id, err := newID()
+	if err != nil {
+		return nil, err
+	}
+	e := &entry{
+		ID: formatID(entryPrefix, id), At: v.now().UTC().Truncate(time.Microsecond), Action: string(action), Outcome: outcomeOK,
+		Request: who.Request, Purpose: who.Purpose, id: id, who: who,
+	}
+	if who.Principal != (ID{}) {
+		e.Principal, e.Credential = formatID(principalPrefix, who.Principal), formatID(credentialPrefix, who.Credential)
+	}
+	return e, nil
+}
+
+// close notes how the operation ended.
+func (e *entry) close(err error) {
+	if err == nil {
+		return
+	}
+	kind := AsError(err).Kind
+	e.Problem, e.Outcome = string(kind), outcomeFailed
+	if kind == Forbidden {
+		e.Outcome = outcomeDenied
+	}
+}
+
+// body is the entry's canonical JSON: the members in the order above, nothing else.
+func (e *entry) body() (string, error) {
+	b, err := json.Marshal(e)
+	return string(b), err
+}
+
+// require asks the policy and notes its ruling in the entry. It is the only place that asks.
+func (e *entry) require(action policy.Action, view policy.View) error {
+	ruling := policy.Decide(policy.Question{Roles: e.who.Roles, Action: action, View: view})
+	e.Rule = ruling.Rule
+	if !ruling.Allowed {
+		return fail(Forbidden, "this credential's roles don't allow %s%s", action, viewed(view))
+	}
+	return nil
+}
+
+func viewed(view policy.View) string {
+	if view == policy.NoView {
+		return ""
+	}
+	return " with view " + view.String()
+}

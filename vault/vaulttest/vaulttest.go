@@ -1,0 +1,375 @@
+// Package vaulttest runs a Vault on a real Postgres for tests.
+//
+// A test binary has one server: its TestMain calls Main. Each New has a database of its own, migrated, with the roles
+// that production has, so row-level security binds it. Nothing is skipped for want of a server: without one, tests fail.
+package vaulttest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/kms/kmstest"
+	"github.com/privault/privault/migrations"
+	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/pgserver"
+	"github.com/privault/privault/vault/policy"
+)
+
+const (
+	template = "privault_template"
+	appRole  = "privault_test"
+	appPass  = "test"
+)
+
+// server is the test binary's own.
+var server struct {
+	start sync.Once
+	*pgserver.Server
+	dir string
+	err error
+}
+
+// Main runs the tests and stops the server behind them.
+func Main(m *testing.M) {
+	code := m.Run()
+	if server.Server != nil {
+		if err := server.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "stop Postgres:", err)
+			code = max(code, 1)
+		}
+	}
+	if server.dir != "" {
+		_ = os.RemoveAll(server.dir)
+	}
+	os.Exit(code)
+}
+
+// Dir is the server's folder, with its data and its log.
+func Dir() string { return server.dir }
+
+func started(t testing.TB) *pgserver.Server {
+	t.Helper()
+	server.start.Do(func() { server.err = startServer() })
+	if server.err != nil {
+		t.Fatal("no Postgres: ", server.err)
+	}
+	return server.Server
+}
+
+func startServer() error {
+	dir, err := os.MkdirTemp("", "privault-test-")
+	if err != nil {
+		return err
+	}
+	server.dir = dir
+	ctx := context.Background()
+	// The tests kill services, never this server.
+	server.Server, err = pgserver.Start(ctx, pgserver.Config{Dir: dir, Settings: map[string]string{
+		"fsync": "off", "max_connections": "300", "shared_buffers": "128MB", "log_statement": "none"}})
+	if err != nil {
+		return err
+	}
+	return onServer(ctx, "postgres", func(c *pgx.Conn) error {
+		for _, statement := range []string{migrations.Roles,
+			fmt.Sprintf("create role %s login password '%s' in role privault_app, privault_keystore", appRole, appPass),
+			"create database " + template} {
+			if _, err := c.Exec(ctx, statement); err != nil {
+				return err
+			}
+		}
+		return migrations.Up(ctx, server.URL(template), server.URL(template))
+	})
+}
+
+func onServer(ctx context.Context, database string, do func(*pgx.Conn) error) error {
+	c, err := pgx.Connect(ctx, server.URL(database))
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	return do(c)
+}
+
+// Bench is a vault with all that a test may want to do to it.
+type Bench struct {
+	*vault.Vault
+	KMS      *kmstest.Faulty
+	Log      *Log
+	Config   vault.Config // as it was opened
+	OwnerURL string       // of the data database, for looking behind the vault's back
+	KeysURL  string       // of the keystore, likewise
+	t        testing.TB
+	offset   *atomic.Int64
+}
+
+// Option changes how New sets a vault up.
+type Option func(*setup)
+
+type setup struct {
+	config vault.Config
+	apart  bool
+}
+
+// Apart puts the keystore into a database of its own.
+func Apart(s *setup) { s.apart = true }
+
+// With changes the configuration.
+func With(change func(*vault.Config)) Option { return func(s *setup) { change(&s.config) } }
+
+var databases atomic.Int64
+
+// Database makes a migrated database and gives its name.
+func Database(t testing.TB) string {
+	t.Helper()
+	started(t)
+	name := fmt.Sprintf("t%d", databases.Add(1))
+	ctx := context.Background()
+	err := onServer(ctx, "postgres", func(c *pgx.Conn) error {
+		_, err := c.Exec(ctx, fmt.Sprintf("create database %s template %s strategy file_copy", name, template))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = onServer(ctx, "postgres", func(c *pgx.Conn) error {
+			_, err := c.Exec(ctx, "drop database if exists "+name+" with (force)")
+			return err
+		})
+	})
+	return name
+}
+
+// EmptyDatabase makes a database without the schema and gives its owner's URL.
+func EmptyDatabase(t testing.TB) string {
+	t.Helper()
+	started(t)
+	name := fmt.Sprintf("e%d", databases.Add(1))
+	err := onServer(context.Background(), "postgres", func(c *pgx.Conn) error {
+		_, err := c.Exec(context.Background(), "create database "+name)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return server.URL(name)
+}
+
+// OwnerURL is a database's URL for its owner, a superuser.
+func OwnerURL(database string) string { return server.URL(database) }
+
+// AppURL is a database's URL for the service's role.
+func AppURL(database string) string {
+	u, err := url.Parse(server.URL(database))
+	if err != nil {
+		panic(err)
+	}
+	u.User = url.UserPassword(appRole, appPass)
+	return u.String()
+}
+
+// New opens a vault on a fresh database; it is closed with the test.
+func New(t testing.TB, options ...Option) *Bench {
+	t.Helper()
+	b := &Bench{KMS: kmstest.NewFaulty(kmstest.Local(t)), Log: &Log{}, t: t, offset: &atomic.Int64{}}
+	data := Database(t)
+	s := setup{config: vault.Config{DataURL: AppURL(data), KMS: b.KMS, MaxConns: 8, Now: b.Now, Log: b.Log.Logger()}}
+	for _, o := range options {
+		o(&s)
+	}
+	b.OwnerURL, b.KeysURL = OwnerURL(data), OwnerURL(data)
+	if s.apart {
+		keys := Database(t)
+		s.config.KeystoreURL, b.KeysURL = AppURL(keys), OwnerURL(keys)
+	}
+	b.Config = s.config
+	b.Vault = b.Replica()
+	return b
+}
+
+// Replica opens one more vault on the same databases.
+func (b *Bench) Replica() *vault.Vault {
+	b.t.Helper()
+	v, err := vault.Open(context.Background(), b.Config)
+	if err != nil {
+		b.t.Fatal("open a vault: ", err)
+	}
+	b.t.Cleanup(v.Close)
+	return v
+}
+
+// Now is the vault's clock.
+func (b *Bench) Now() time.Time { return time.Now().Add(time.Duration(b.offset.Load())) }
+
+// Advance moves the vault's clock on.
+func (b *Bench) Advance(d time.Duration) { b.offset.Add(int64(d)) }
+
+// Key makes a tenant with a principal of these roles (the developer's, if none is given) and gives its API key.
+func (b *Bench) Key(roles ...string) string {
+	b.t.Helper()
+	if len(roles) == 0 {
+		roles = []string{policy.Developer}
+	}
+	issued, err := b.CreateTenant(context.Background(), "t-"+strings.ToLower(rand.Text()[:12]), roles)
+	if err != nil {
+		b.t.Fatal("create a tenant: ", err)
+	}
+	return issued.Key
+}
+
+// Tenant is Key as a caller.
+func (b *Bench) Tenant(roles ...string) vault.Caller {
+	b.t.Helper()
+	who, err := b.Authenticate(context.Background(), b.Key(roles...))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return who
+}
+
+// As is a caller of the same tenant with other roles.
+func As(who vault.Caller, roles ...string) vault.Caller {
+	who.Roles = roles
+	return who
+}
+
+// Collection defines a collection of optional fields, each name with its type.
+func (b *Bench) Collection(who vault.Caller, name string, fields map[string]string) {
+	b.t.Helper()
+	d := vault.Definition{Fields: map[string]vault.FieldDefinition{}}
+	for field, typ := range fields {
+		d.Fields[field] = vault.FieldDefinition{Type: typ}
+	}
+	if _, _, err := b.PutCollection(context.Background(), who, name, d); err != nil {
+		b.t.Fatal("define a collection: ", err)
+	}
+}
+
+// Item is a record of string values.
+func Item(fields map[string]string) vault.NewRecord {
+	item := vault.NewRecord{Fields: map[string]vault.Secret{}}
+	for name, text := range fields {
+		item.Fields[name] = vault.NewSecret([]byte(`"` + text + `"`))
+	}
+	return item
+}
+
+// MustTokenize stores one record of string values and gives its id and tokens.
+func (b *Bench) MustTokenize(who vault.Caller, collection string, fields map[string]string) vault.Tokenized {
+	b.t.Helper()
+	done, err := b.Tokenize(context.Background(), who, vault.Batch{Collection: collection, Items: []vault.NewRecord{Item(fields)}})
+	if err != nil {
+		b.t.Fatal("tokenize: ", err)
+	}
+	if done[0].Err != nil {
+		b.t.Fatal("tokenize: ", done[0].Err)
+	}
+	return done[0]
+}
+
+// Reveal gives what a token stands for in view plain: the JSON value, or the kind of error.
+func (b *Bench) Reveal(who vault.Caller, token string) string {
+	b.t.Helper()
+	return RevealOn(b.t, b.Vault, who, token)
+}
+
+// RevealOn is Reveal on a given replica.
+func RevealOn(t testing.TB, v *vault.Vault, who vault.Caller, token string) string {
+	t.Helper()
+	done, err := v.Detokenize(context.Background(), who, []vault.TokenRef{{Token: token, View: "plain"}})
+	if err != nil {
+		return string(vault.AsError(err).Kind)
+	}
+	if done[0].Err != nil {
+		return string(done[0].Err.Kind)
+	}
+	return string(done[0].Value.Reveal())
+}
+
+// Exec runs a statement behind the vault's back, as the owner of the data database.
+func (b *Bench) Exec(statement string, args ...any) {
+	b.t.Helper()
+	ExecURL(b.t, b.OwnerURL, statement, args...)
+}
+
+// ExecURL runs a statement in a database.
+func ExecURL(t testing.TB, url, statement string, args ...any) {
+	t.Helper()
+	ctx := context.Background()
+	c, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(ctx)
+	if _, err := c.Exec(ctx, statement, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Count runs a query that gives one number, as the owner of the data database.
+func (b *Bench) Count(query string, args ...any) int {
+	b.t.Helper()
+	return CountURL(b.t, b.OwnerURL, query, args...)
+}
+
+// CountURL is Count in a database.
+func CountURL(t testing.TB, url, query string, args ...any) int {
+	t.Helper()
+	ctx := context.Background()
+	c, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(ctx)
+	var n int
+	if err := c.QueryRow(ctx, query, args...).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Log keeps what was logged.
+type Log struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Logger writes JSON into the Log.
+func (l *Log) Logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// String is everything logged so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// Canaries are values that occur nowhere by chance, for looking for them where they must not be.
+func Canaries(n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = "canary-" + rand.Text()
+	}
+	return out
+}
+
