@@ -24,7 +24,9 @@ type target struct {
 	KeystoreURL string `env:"PRIVAULT_MIGRATE_KEYSTORE_URL" placeholder:"URL" help:"Postgres URL of the keystore, as its owner; by default it is in the data database."`
 }
 
-func (t target) keystore() string { return Database{DatabaseURL: t.DatabaseURL, KeystoreURL: t.KeystoreURL}.keystore() }
+func (t target) keystore() string {
+	return Database{DatabaseURL: t.DatabaseURL, KeystoreURL: t.KeystoreURL}.keystore()
+}
 
 type migrateUpCmd struct {
 	target `embed:""`

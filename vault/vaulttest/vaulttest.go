@@ -372,4 +372,3 @@ func Canaries(n int) []string {
 	}
 	return out
 }
-
