@@ -129,6 +129,9 @@ func connect(ctx context.Context, url string, maxConns int32) (database, error) 
 		// A client that died inside a transaction must not hold its locks.
 		"idle_in_transaction_session_timeout": "30s",
 		"timezone":                            "UTC",
+		// The statements are few and find their rows by primary key, whatever their arrays hold: planning them anew each
+		// time costs more than running them.
+		"plan_cache_mode": "force_generic_plan",
 	} {
 		config.ConnConfig.RuntimeParams[name] = value
 	}

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -119,7 +118,9 @@ func (d *devCmd) serve(ctx context.Context, owner string) error {
 		return err
 	}
 	defer logFile.Close()
-	log := slog.New(slog.NewJSONHandler(logFile, nil))
+	relaxGC()
+	log, end := newLog(logFile)
+	defer end()
 
 	state, err := d.state()
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -73,8 +72,4 @@ func (versionCmd) Run() error {
 	}
 	fmt.Println("privault", version)
 	return nil
-}
-
-func newLog() *slog.Logger {
-	return slog.New(slog.NewJSONHandler(os.Stderr, nil))
 }

@@ -28,7 +28,9 @@ func (s *serveCmd) Run(ctx context.Context) error {
 	if faults := s.faults(); len(faults) > 0 {
 		return &configError{faults}
 	}
-	log := newLog()
+	relaxGC()
+	log, end := newLog(os.Stderr)
+	defer end()
 	metrics := newMetrics()
 	v, err := openVault(ctx, s.Database, s.Keys, func(c *vault.Config) { c.Log, c.Metrics = log, metrics })
 	if err != nil {
