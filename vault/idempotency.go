@@ -18,7 +18,9 @@ import (
 type IdempotencyKey struct {
 	Key     string   // at most 255 printable ASCII characters
 	Request [32]byte // SHA-256 of the request's body
-	digest  []byte
+
+	// Keyed digests, which is what is stored: a plain one of a short body could be tried out.
+	digest, request []byte
 }
 
 // hold takes a batch's Idempotency-Key for this process while the call runs.
@@ -37,6 +39,9 @@ func (v *Vault) hold(ctx context.Context, who Caller, b *Batch) (release func(),
 	// The caller and the route are part of what the key names.
 	name := "idempotency-key\x00tokenize\x00" + string(who.Principal[:])
 	if b.Claim.digest, err = digest(keys.pseudonym, name, b.Claim.Key); err != nil {
+		return nil, err
+	}
+	if b.Claim.request, err = digest(keys.pseudonym, "request", string(b.Claim.Request[:])); err != nil {
 		return nil, err
 	}
 	id := string(who.Tenant[:]) + string(b.Claim.digest)
@@ -71,7 +76,7 @@ func (v *Vault) claim(keys *tenantKeys, who Caller, k *IdempotencyKey, done []To
 		return nil, err
 	}
 	sealed, err := keys.wrap.Encrypt(plain, answerPlace(keys, k.digest))
-	return &claim{digest: k.digest, request: k.Request[:], answer: sealed}, err
+	return &claim{digest: k.digest, request: k.request, answer: sealed}, err
 }
 
 func answerPlace(keys *tenantKeys, digest []byte) []byte {
@@ -112,7 +117,7 @@ func (v *Vault) openAnswer(ctx context.Context, e *entry, k *IdempotencyKey, req
 	if err := e.require(policy.Tokenize, policy.NoView); err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(request, k.Request[:]) {
+	if !bytes.Equal(request, k.request) {
 		return nil, fail(IdempotencyConflict, "this Idempotency-Key was used for another body")
 	}
 	keys, err := v.keyring.of(ctx, e.who.Tenant)
