@@ -49,11 +49,8 @@ func (a *answer) name(name string) {
 }
 
 func (a *answer) quote(s string) {
-	quoted, err := jsontext.AppendQuote(a.b, s)
-	if err != nil {
-		quoted = append(a.b, `""`...) // not UTF-8: nothing that is quoted here can be
-	}
-	a.b = quoted
+	// The error says that s is not UTF-8, which nothing that is quoted here can be; it is quoted with U+FFFD then.
+	a.b, _ = jsontext.AppendQuote(a.b, s)
 }
 
 func (a *answer) text(name, s string) {

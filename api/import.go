@@ -50,10 +50,10 @@ func (s *Server) importRecords(c echo.Context) error {
 			a := answer{b: make([]byte, 0, 200*len(lines))}
 			s.importChunk(c, &a, lines, index)
 			if _, err := c.Response().Write(a.b); err != nil {
-				return nil // the caller is gone; what was committed stays
+				return nil //nolint:nilerr // the caller is gone; what was committed stays
 			}
 			if err := control.Flush(); err != nil {
-				return nil
+				return nil //nolint:nilerr // likewise
 			}
 			index += len(lines)
 		}

@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -160,36 +159,13 @@ type parcel struct {
 }
 
 func newParcel(changes []*change) (*parcel, error) {
-	p := &parcel{}
+	p := newEmptyParcel(changes)
 	for _, c := range changes {
-		body, err := c.entry.body()
-		if err != nil {
+		if err := p.add(c); err != nil {
 			return nil, err
 		}
-		p.entry, p.principal = append(p.entry, c.entry.id), append(p.principal, c.entry.who.Principal)
-		p.at, p.body = append(p.at, c.entry.At), append(p.body, body)
-		p.action, p.outcome = append(p.action, c.entry.Action), append(p.outcome, c.entry.Outcome)
-		var collection *ID
-		if c.schema != (schemaRef{}) {
-			collection = &c.schema.collection
-			p.locks = append(p.locks, collectionLock(*collection))
-		}
-		p.collection, p.version = append(p.collection, collection), append(p.version, c.schema.version)
-		wanted := c.claim
-		if wanted == nil {
-			wanted = &claim{}
-		}
-		p.key, p.request, p.answer = append(p.key, wanted.digest), append(p.request, wanted.request), append(p.answer, wanted.answer)
-		for _, r := range c.records {
-			p.record, p.recordCollection = append(p.record, r.id), append(p.recordCollection, r.collection)
-			p.recordEntry, p.expires = append(p.recordEntry, c.entry.id), append(p.expires, r.expires)
-			p.subject, p.sealed, p.wrapped = append(p.subject, r.subject), append(p.sealed, r.sealed), append(p.wrapped, r.wrapped)
-			if r.subject != nil {
-				p.subjects = append(p.subjects, r.subject)
-			}
-		}
 	}
-	slices.SortFunc(p.locks, cmp.Compare)
+	slices.Sort(p.locks)
 	p.locks = slices.Compact(p.locks)
 	// In one order, so that two groups that bring the same new subjects wait for each other and don't deadlock.
 	slices.SortFunc(p.subjects, slices.Compare)
@@ -202,6 +178,52 @@ func newParcel(changes []*change) (*parcel, error) {
 		p.subjectIDs = append(p.subjectIDs, id)
 	}
 	return p, nil
+}
+
+// newEmptyParcel makes room for everything once.
+func newEmptyParcel(changes []*change) *parcel {
+	n, rows := len(changes), 0
+	for _, c := range changes {
+		rows += len(c.records)
+	}
+	return &parcel{
+		entry: make([]ID, 0, n), principal: make([]ID, 0, n), at: make([]time.Time, 0, n), action: make([]string, 0, n),
+		outcome: make([]string, 0, n), body: make([]string, 0, n), collection: make([]*ID, 0, n), version: make([]int32, 0, n),
+		key: make([][]byte, 0, n), request: make([][]byte, 0, n), answer: make([][]byte, 0, n), locks: make([]int64, 0, n),
+		record: make([]ID, 0, rows), recordCollection: make([]ID, 0, rows), recordEntry: make([]ID, 0, rows),
+		subject: make([][]byte, 0, rows), sealed: make([][]byte, 0, rows), wrapped: make([][]byte, 0, rows),
+		expires: make([]*time.Time, 0, rows),
+	}
+}
+
+func (p *parcel) add(c *change) error {
+	body, err := c.entry.body()
+	if err != nil {
+		return err
+	}
+	p.entry, p.principal = append(p.entry, c.entry.id), append(p.principal, c.entry.who.Principal)
+	p.at, p.body = append(p.at, c.entry.At), append(p.body, body)
+	p.action, p.outcome = append(p.action, c.entry.Action), append(p.outcome, c.entry.Outcome)
+	var collection *ID
+	if c.schema != (schemaRef{}) {
+		collection = &c.schema.collection
+		p.locks = append(p.locks, collectionLock(*collection))
+	}
+	p.collection, p.version = append(p.collection, collection), append(p.version, c.schema.version)
+	wanted := claim{}
+	if c.claim != nil {
+		wanted = *c.claim
+	}
+	p.key, p.request, p.answer = append(p.key, wanted.digest), append(p.request, wanted.request), append(p.answer, wanted.answer)
+	for _, r := range c.records {
+		p.record, p.recordCollection = append(p.record, r.id), append(p.recordCollection, r.collection)
+		p.recordEntry, p.expires = append(p.recordEntry, c.entry.id), append(p.expires, r.expires)
+		p.subject, p.sealed, p.wrapped = append(p.subject, r.subject), append(p.sealed, r.sealed), append(p.wrapped, r.wrapped)
+		if r.subject != nil {
+			p.subjects = append(p.subjects, r.subject)
+		}
+	}
+	return nil
 }
 
 // collectionLock is the advisory lock that a commit shares and a change of the collection takes alone.

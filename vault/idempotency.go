@@ -63,7 +63,7 @@ type answerItem struct {
 	Faults []FieldError `json:"faults,omitempty"`
 }
 
-func (v *Vault) claim(keys *tenantKeys, who Caller, k *IdempotencyKey, done []Tokenized) (*claim, error) {
+func (k *IdempotencyKey) claim(keys *tenantKeys, done []Tokenized) (*claim, error) {
 	a := answer{make([]answerItem, len(done))}
 	for i, d := range done {
 		a.Items[i].Tokenized = d

@@ -176,7 +176,7 @@ func (r *keyring) fetch(ctx context.Context, tenant ID) (*tenantKeys, error) {
 		if err != nil {
 			return fmt.Errorf("root key of a tenant: %w", err)
 		}
-		rows, err := tx.Query(ctx, `select name, sealed from keystore.tenant_keys where tenant_id = $1`, tenant)
+		rows, err := tx.Query(ctx, `select name, sealed from keystore.tenant_keys where tenant_id = $1`, tenant) //nolint:rowserrcheck // ForEachRow does
 		if err != nil {
 			return err
 		}

@@ -55,7 +55,7 @@ func (v *Vault) getRecord(ctx context.Context, e *entry, collection, record stri
 	if rows[id] == nil {
 		return nil, fail(NotFound, "")
 	}
-	r := reader{vault: v, keys: keys, entry: e, opened: map[ID]*opened{}}
+	r := v.newReader(keys, e)
 	o, err := r.open(ctx, rows[id])
 	if err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func (v *Vault) getRecord(ctx context.Context, e *entry, collection, record stri
 
 // record gives a record's parts: those of fields, or all.
 func (r *reader) record(o *opened, fields []string, view policy.View) (*Record, error) {
-	rec := &Record{ID: formatID(recordPrefix, o.row.id), Version: o.row.version, Fields: map[string]Secret{},
+	rec := &Record{ID: o.id, Version: o.row.version, Fields: map[string]Secret{},
 		Created: o.row.created, Updated: o.row.updated, Expires: o.row.expires}
 	subject, err := r.plain(o, subjectField)
 	if err != nil {
@@ -125,7 +125,7 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 		if !ok {
 			return fail(NotFound, "")
 		}
-		r := reader{vault: v, keys: keys, entry: t.entry, opened: map[ID]*opened{}}
+		r := v.newReader(keys, t.entry)
 		o, err := r.openForUpdate(ctx, t, collection, id)
 		if err != nil {
 			return err
@@ -198,8 +198,8 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 		return nil, err
 	}
 	t.shredLater = append(t.shredLater, recordVersion{o.row.id, o.row.version})
-	t.entry.Resources = []resource{{Collection: o.coll.Name, Fields: p.names(), Records: []string{formatID(recordPrefix, o.row.id)}}}
-	rec := &Record{ID: formatID(recordPrefix, o.row.id), Version: version, Created: o.row.created, Updated: t.now, Expires: expires}
+	t.entry.Resources = []resource{{Collection: o.coll.Name, Fields: p.names(), Records: []string{o.id}}}
+	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: t.now, Expires: expires}
 	if values[0].number == subjectField {
 		rec.Subject = string(values[0].plain)
 	}

@@ -71,7 +71,7 @@ func (v *Vault) detokenize(ctx context.Context, e *entry, refs []TokenRef) ([]Re
 			return nil, err
 		}
 	}
-	r := reader{vault: v, keys: keys, entry: e, opened: map[ID]*opened{}}
+	r := v.newReader(keys, e)
 	done := make([]Revealed, len(refs))
 	for i, ref := range refs {
 		done[i], err = r.reveal(ctx, ref, pointers[i], rows, "/items/"+strconv.Itoa(i)+"/view")
@@ -96,10 +96,22 @@ type reader struct {
 	keys   *tenantKeys
 	entry  *entry
 	opened map[ID]*opened
+	noted  map[sight]bool
+}
+
+// sight is one record seen in one view.
+type sight struct {
+	record ID
+	view   policy.View
+}
+
+func (v *Vault) newReader(keys *tenantKeys, e *entry) *reader {
+	return &reader{vault: v, keys: keys, entry: e, opened: map[ID]*opened{}, noted: map[sight]bool{}}
 }
 
 // opened is a record whose DEK is unwrapped.
 type opened struct {
+	id    string
 	row   *row
 	coll  *Collection
 	dek   seal.Key
@@ -126,7 +138,7 @@ func (r *reader) reveal(ctx context.Context, ref TokenRef, p *pointer, rows map[
 	if err != nil {
 		return Revealed{}, invalid(viewAt, "view", err.Error())
 	}
-	out := Revealed{Collection: o.coll.Name, Field: f.name, Record: formatID(recordPrefix, p.record), View: view.String()}
+	out := Revealed{Collection: o.coll.Name, Field: f.name, Record: o.id, View: view.String()}
 	out.Value, err = r.show(o, f, view, policy.Detokenize)
 	if err != nil {
 		return Revealed{}, err
@@ -143,7 +155,7 @@ func (r *reader) open(ctx context.Context, row *row) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &opened{row: row, coll: coll, plain: map[uint16][]byte{}}
+	o := &opened{id: formatID(recordPrefix, row.id), row: row, coll: coll, plain: map[uint16][]byte{}}
 	if o.boxes, err = seal.Unpack(row.sealed); err != nil {
 		return nil, &Error{Kind: IntegrityFailure, cause: err}
 	}
@@ -191,7 +203,7 @@ func (r *reader) plain(o *opened, number uint16) ([]byte, error) {
 	}
 	plain, err := o.dek.Open(box, r.keys.place(o.coll.id, o.row.id, o.row.version, number))
 	if err != nil {
-		return nil, &Error{Kind: IntegrityFailure, cause: fmt.Errorf("record %s, field number %d: %w", formatID(recordPrefix, o.row.id), number, err)}
+		return nil, &Error{Kind: IntegrityFailure, cause: fmt.Errorf("record %s, field number %d: %w", o.id, number, err)}
 	}
 	o.plain[number] = plain
 	return plain, nil
@@ -199,7 +211,9 @@ func (r *reader) plain(o *opened, number uint16) ([]byte, error) {
 
 // note adds to the entry what was shown.
 func (r *reader) note(o *opened, f *field, view policy.View) {
-	record := formatID(recordPrefix, o.row.id)
+	seen := sight{o.row.id, view}
+	fresh := !r.noted[seen]
+	r.noted[seen] = true
 	for i := range r.entry.Resources {
 		res := &r.entry.Resources[i]
 		if res.Collection != o.coll.Name || res.View != view.String() {
@@ -208,11 +222,11 @@ func (r *reader) note(o *opened, f *field, view policy.View) {
 		if !slices.Contains(res.Fields, f.name) {
 			res.Fields = append(res.Fields, f.name)
 		}
-		if last := len(res.Records) - 1; last < 0 || res.Records[last] != record && !slices.Contains(res.Records, record) {
-			res.Records = append(res.Records, record)
+		if fresh {
+			res.Records = append(res.Records, o.id)
 		}
 		return
 	}
 	r.entry.Resources = append(r.entry.Resources, resource{
-		Collection: o.coll.Name, Fields: []string{f.name}, View: view.String(), Records: []string{record}})
+		Collection: o.coll.Name, Fields: []string{f.name}, View: view.String(), Records: []string{o.id}})
 }

@@ -151,7 +151,7 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 		return nil, done, rolledBack(done)
 	}
 	if b.Claim != nil {
-		if c.claim, err = v.claim(keys, e.who, b.Claim, done); err != nil {
+		if c.claim, err = b.Claim.claim(keys, done); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -54,7 +54,7 @@ func (b *benchCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	dev, stop, err := startBenchServer(ctx, dir)
 	if err != nil {
 		return err
@@ -217,7 +217,7 @@ func (b *benchCmd) measure(ctx context.Context, t *benchTarget, clients int) ([]
 func (b *benchCmd) measureBatches(ctx context.Context, t *benchTarget) ([]benchRow, error) {
 	const clients = 4
 	insert := fmt.Sprintf(`insert into public.bench_reference (at, value) select now(), decode(repeat('ab', 120), 'hex') from generate_series(1, %d);`, b.Batch)
-	read := fmt.Sprintf(`select count(length(value)) from public.bench_select where id = any(array(select generate_series(1, %d)));`, b.Batch)
+	read := fmt.Sprintf(`select value from public.bench_select where id = any(array(select generate_series(1, %d)));`, b.Batch)
 	var rows []benchRow
 	for _, w := range []struct {
 		work, reference string
@@ -368,7 +368,7 @@ func (b *benchCmd) pgbench(ctx context.Context, t *benchTarget, clients int, sta
 	if err != nil {
 		return 0, err
 	}
-	defer os.Remove(script.Name())
+	defer func() { _ = os.Remove(script.Name()) }()
 	if _, err := io.WriteString(script, statement+"\n"); err != nil {
 		return 0, err
 	}

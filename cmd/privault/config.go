@@ -72,7 +72,7 @@ func (e *configError) Error() string {
 func (c *Config) faults() []string {
 	var faults []string
 	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	c.Database.check(bad, c.AllowUnsafeDatabase)
+	c.check(bad, c.AllowUnsafeDatabase)
 	switch {
 	case c.KMS == "":
 		bad("--kms (PRIVAULT_KMS) is missing")

@@ -65,6 +65,7 @@ func run(ctx context.Context, args []string) int {
 
 type versionCmd struct{}
 
+//nolint:unparam // kong wants the error
 func (versionCmd) Run() error {
 	version := "(unknown)"
 	if info, ok := debug.ReadBuildInfo(); ok {

@@ -99,7 +99,9 @@ func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) erro
 	// http.Server's own complaints quote what a peer sent; its handlers log for themselves.
 	quiet := slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	servers := map[*http.Server]net.Listener{
-		api.Harden(&http.Server{Handler: server.Public(), ErrorLog: quiet}):     public,
+		//nolint:gosec // Harden sets the time-outs
+		api.Harden(&http.Server{Handler: server.Public(), ErrorLog: quiet}): public,
+		//nolint:gosec // likewise
 		api.Harden(&http.Server{Handler: server.Operations(), ErrorLog: quiet}): ops,
 	}
 	g, ctx := errgroup.WithContext(ctx)

@@ -35,7 +35,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	server, err := pgserver.Start(ctx, pgserver.Config{Dir: dir, Settings: map[string]string{"fsync": "off"}})
 	if err != nil {
 		return err
