@@ -48,6 +48,7 @@ var kinds = map[vault.Kind]struct {
 	vault.LooksLikePII:         {http.StatusUnprocessableEntity, "An identifier looks like personal data"},
 	vault.PreconditionRequired: {http.StatusPreconditionRequired, "Send If-Match"},
 	headersTooLarge:            {http.StatusRequestHeaderFieldsTooLarge, "The headers are too large"},
+	vault.Cancelled:            {http.StatusRequestTimeout, "The caller went away"},
 	vault.Internal:             {http.StatusInternalServerError, "Internal error"},
 	vault.IntegrityFailure:     {http.StatusInternalServerError, "Stored data failed its integrity check"},
 	vault.KMSUnavailable:       {http.StatusServiceUnavailable, "The key management system is unavailable"},

@@ -20,6 +20,7 @@ type Kind string
 // The kinds of error.
 const (
 	Internal             Kind = "internal"
+	Cancelled            Kind = "request-timeout" // the caller went away: what it asked for may have been done
 	Malformed            Kind = "malformed-request"
 	Unauthenticated      Kind = "unauthenticated"
 	Forbidden            Kind = "forbidden"
@@ -90,6 +91,8 @@ func kindOf(err error) Kind {
 	var connect *pgconn.ConnectError
 	var network net.Error
 	switch {
+	case errors.Is(err, context.Canceled):
+		return Cancelled
 	case errors.Is(err, kms.ErrUnavailable), errors.Is(err, kms.ErrDenied):
 		return KMSUnavailable
 	case errors.Is(err, kms.ErrCorrupt):

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -9,8 +10,8 @@ import (
 // group lets what arrives while a round trip to the database is in flight ride together in the next one. Nothing waits
 // on purpose: an idle group sends at once, a busy one sends what has gathered.
 //
-// It is safe for concurrent use. A rider that is cancelled before its trip has left is not sent; one that is cancelled
-// later doesn't learn its outcome. Neither changes anything for the others.
+// It is safe for concurrent use. A rider whose caller goes away travels on: what was decided is done and has its audit
+// entry, and nothing changes for the others.
 type group[T any] struct {
 	lanes int                               // trips in flight at most
 	load  int                               // weight of one trip at most; a heavier rider travels alone
@@ -26,7 +27,6 @@ type group[T any] struct {
 
 // rider is one caller's part in a trip.
 type rider[T any] struct {
-	ctx    context.Context
 	cargo  T
 	weight int
 	done   chan error // buffered: settling never waits
@@ -43,9 +43,9 @@ func newGroup[T any](lanes, load int, limit time.Duration, send func(context.Con
 	return g
 }
 
-// ride takes cargo along in the next trip and waits for its outcome.
+// ride takes cargo along in the next trip and waits for its outcome. If ctx ends first, the outcome is not known.
 func (g *group[T]) ride(ctx context.Context, cargo T, weight int) error {
-	r := rider[T]{ctx, cargo, weight, make(chan error, 1)}
+	r := rider[T]{cargo, weight, make(chan error, 1)}
 	g.mu.Lock()
 	if g.closed || len(g.waiting) >= maxWaiting {
 		g.mu.Unlock()
@@ -83,27 +83,18 @@ func (g *group[T]) fly() {
 func (g *group[T]) board() []rider[T] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var aboard []rider[T]
-	weight, taken := 0, 0
-	for _, r := range g.waiting {
-		if len(aboard) > 0 && weight+r.weight > g.load {
-			break
-		}
-		taken++
-		if r.ctx.Err() != nil {
-			r.settle(r.ctx.Err())
-			continue
-		}
-		weight += r.weight
-		aboard = append(aboard, r)
+	weight, n := 0, 0
+	for n < len(g.waiting) && (n == 0 || weight+g.waiting[n].weight <= g.load) {
+		weight += g.waiting[n].weight
+		n++
 	}
-	rest := copy(g.waiting, g.waiting[taken:])
-	clear(g.waiting[rest:])
-	g.waiting = g.waiting[:rest]
-	if len(aboard) == 0 {
+	if n == 0 {
 		g.flying--
 		g.landed.Broadcast()
+		return nil
 	}
+	aboard := g.waiting[:n:n]
+	g.waiting = slices.Clone(g.waiting[n:])
 	return aboard
 }
 

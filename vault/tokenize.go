@@ -105,6 +105,8 @@ func (v *Vault) tokenize(ctx context.Context, who Caller, b Batch, fresh bool) (
 		return done, nil
 	case errors.Is(err, errNotAdmitted):
 		return nil, err
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return nil, AsError(err) // the change travels on, and its entry with it
 	case violates(err, "records_pkey"), violates(err, "data_keys_pkey"):
 		err = &Error{Kind: Conflict, Detail: "a record of that id exists", cause: err}
 	}
