@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -51,28 +52,37 @@ var errNotAdmitted = errors.New("change not admitted")
 const idempotencyLife = 24 * time.Hour
 
 const (
-	// Two trips in flight keep Postgres busy while we build the next; measured against 1, 3 and 4 (docs/decisions.md).
-	writeLanes = 2
-	readLanes  = 2
-	// Weights are rows. A trip this size takes Postgres a few milliseconds.
+	// What weighs more, in rows, travels apart, so that a small call never waits behind a large batch.
+	heavy = 100
+	// Most that one trip carries, in rows: it takes Postgres some milliseconds.
 	writeLoad = 2000
 	readLoad  = 4000
 	tripLimit = 15 * time.Second
 )
 
+// lanes are how many trips of one tenant are in flight at once. Small calls gather best in one lane: on two cores one
+// carried more than two, three or four (docs/decisions.md). Large batches don't gather; two keep Postgres busy.
+func lanes() (light, bulk int) {
+	cores := runtime.GOMAXPROCS(0)
+	return max(1, cores/2), max(2, cores)
+}
+
 // groups are one tenant's.
 type groups struct {
-	writes *group[*change]
-	reads  *group[*fetch]
+	writes, bulkWrites *group[*change]
+	reads, bulkReads   *group[*fetch]
 }
 
 func (v *Vault) groupsOf(tenant ID) *groups {
 	if g, have := v.groups.Load(tenant); have {
 		return g.(*groups)
 	}
+	write := func(ctx context.Context, rs []rider[*change]) { v.commitTogether(ctx, tenant, rs) }
+	read := func(ctx context.Context, rs []rider[*fetch]) { v.fetchTogether(ctx, tenant, rs) }
+	light, bulk := lanes()
 	g, _ := v.groups.LoadOrStore(tenant, &groups{
-		writes: newGroup(writeLanes, writeLoad, tripLimit, func(ctx context.Context, rs []rider[*change]) { v.commitTogether(ctx, tenant, rs) }),
-		reads:  newGroup(readLanes, readLoad, tripLimit, func(ctx context.Context, rs []rider[*fetch]) { v.fetchTogether(ctx, tenant, rs) }),
+		writes: newGroup(light, writeLoad, tripLimit, write), bulkWrites: newGroup(bulk, writeLoad, tripLimit, write),
+		reads: newGroup(light, readLoad, tripLimit, read), bulkReads: newGroup(bulk, readLoad, tripLimit, read),
 	})
 	return g.(*groups)
 }
@@ -80,8 +90,10 @@ func (v *Vault) groupsOf(tenant ID) *groups {
 func (v *Vault) closeGroups() {
 	var wait sync.WaitGroup
 	v.groups.Range(func(_, g any) bool {
-		wait.Go(g.(*groups).reads.close)
-		wait.Go(g.(*groups).writes.close)
+		all := g.(*groups)
+		for _, land := range []func(){all.reads.close, all.bulkReads.close, all.writes.close, all.bulkWrites.close} {
+			wait.Go(land)
+		}
 		return true
 	})
 	wait.Wait()
@@ -89,7 +101,11 @@ func (v *Vault) closeGroups() {
 
 // commit hands a change to the group commit and returns once it is durable.
 func (v *Vault) commit(ctx context.Context, c *change) error {
-	return v.groupsOf(c.entry.who.Tenant).writes.ride(ctx, c, 1+len(c.records))
+	g := v.groupsOf(c.entry.who.Tenant)
+	if len(c.records) > heavy {
+		return g.bulkWrites.ride(ctx, c, len(c.records))
+	}
+	return g.writes.ride(ctx, c, 1+len(c.records))
 }
 
 // commitTogether commits a group. If the statement fails, each change is tried alone, so that one change's conflict
@@ -202,7 +218,7 @@ func (p *parcel) add(c *change) error {
 		return err
 	}
 	p.entry, p.principal = append(p.entry, c.entry.id), append(p.principal, c.entry.who.Principal)
-	p.at, p.body = append(p.at, c.entry.At), append(p.body, body)
+	p.at, p.body = append(p.at, c.entry.at), append(p.body, body)
 	p.action, p.outcome = append(p.action, c.entry.Action), append(p.outcome, c.entry.Outcome)
 	var collection *ID
 	if c.schema != (schemaRef{}) {

@@ -29,7 +29,12 @@ type row struct {
 // fetch reads records with their DEKs.
 func (v *Vault) fetch(ctx context.Context, tenant ID, ids []ID) (map[ID]*row, error) {
 	f := &fetch{ids: ids}
-	err := v.groupsOf(tenant).reads.ride(ctx, f, len(ids))
+	g := v.groupsOf(tenant)
+	reads := g.reads
+	if len(ids) > heavy {
+		reads = g.bulkReads
+	}
+	err := reads.ride(ctx, f, len(ids))
 	return f.rows, err
 }
 

@@ -247,7 +247,7 @@ func (v *Vault) conclude(ctx context.Context, t *txn, do func(*txn) error) error
 	_, err = t.data.Exec(ctx, `
 		insert into privault.audit_entries (tenant_id, entry_id, principal_id, at, action, outcome, body)
 		values ($1, $2, $3, $4, $5, $6, $7)`,
-		t.who.Tenant, t.entry.id, t.who.Principal, t.entry.At, t.entry.Action, t.entry.Outcome, body)
+		t.who.Tenant, t.entry.id, t.who.Principal, t.entry.at, t.entry.Action, t.entry.Outcome, body)
 	return err
 }
 

@@ -11,7 +11,7 @@ import (
 // hold a value, a masked value, a token or free text.
 type entry struct {
 	ID         string     `json:"id"`
-	At         time.Time  `json:"at"`
+	At         string     `json:"at"` // UTC, with microseconds as Postgres has them
 	Request    string     `json:"request,omitempty"`
 	Principal  string     `json:"principal,omitempty"`
 	Credential string     `json:"credential,omitempty"`
@@ -25,6 +25,7 @@ type entry struct {
 	Resources  []resource `json:"resources,omitempty"`
 
 	id  ID
+	at  time.Time
 	who Caller
 }
 
@@ -44,15 +45,16 @@ const (
 	outcomeFailed = "failed"
 )
 
-// open starts the entry of an operation. Its time has microseconds, as Postgres does.
+// open starts the entry of an operation.
 func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
 	id, err := newID()
 	if err != nil {
 		return nil, err
 	}
+	at := v.now().UTC().Truncate(time.Microsecond)
 	e := &entry{
-		ID: formatID(entryPrefix, id), At: v.now().UTC().Truncate(time.Microsecond), Action: string(action), Outcome: outcomeOK,
-		Request: who.Request, Purpose: who.Purpose, id: id, who: who,
+		ID: formatID(entryPrefix, id), At: at.Format("2006-01-02T15:04:05.000000Z"), Action: string(action), Outcome: outcomeOK,
+		Request: who.Request, Purpose: who.Purpose, id: id, at: at, who: who,
 	}
 	if who.Principal != (ID{}) {
 		e.Principal, e.Credential = formatID(principalPrefix, who.Principal), formatID(credentialPrefix, who.Credential)

@@ -68,7 +68,9 @@ func (d *devCmd) Run(ctx context.Context) (err error) {
 	defer cancel(nil)
 	owner := d.DatabaseURL
 	if owner == "" {
-		server, err := pgserver.Start(ctx, pgserver.Config{Dir: d.file("postgres")})
+		server, err := pgserver.Start(ctx, pgserver.Config{Dir: d.file("postgres"), Settings: map[string]string{
+			"max_connections": "400", // the benchmark's reference opens one for each client
+		}})
 		if err != nil {
 			return err
 		}
