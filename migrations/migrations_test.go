@@ -1,7 +1,6 @@
 package migrations_test
 
 import (
-	"context"
 	"net/url"
 	"testing"
 
@@ -16,7 +15,7 @@ func TestMain(m *testing.M) { vaulttest.Main(m) }
 
 func TestUpBringsBothSchemasToTheLatestAndIsIdempotent(t *testing.T) {
 	t.Parallel()
-	ctx, database := context.Background(), vaulttest.EmptyDatabase(t)
+	ctx, database := t.Context(), vaulttest.EmptyDatabase(t)
 	before, err := migrations.Status(ctx, database, database)
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +51,7 @@ func TestUpBringsBothSchemasToTheLatestAndIsIdempotent(t *testing.T) {
 // The owner of a production database is neither superuser nor may it make roles.
 func TestAnOwnerWithoutPrivilegesMigratesItsDatabase(t *testing.T) {
 	t.Parallel()
-	ctx, database := context.Background(), vaulttest.EmptyDatabase(t)
+	ctx, database := t.Context(), vaulttest.EmptyDatabase(t)
 	u, err := url.Parse(database)
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +69,7 @@ func TestAnOwnerWithoutPrivilegesMigratesItsDatabase(t *testing.T) {
 
 func TestTheKeystoreCanBeADatabaseOfItsOwn(t *testing.T) {
 	t.Parallel()
-	ctx, data, keys := context.Background(), vaulttest.EmptyDatabase(t), vaulttest.EmptyDatabase(t)
+	ctx, data, keys := t.Context(), vaulttest.EmptyDatabase(t), vaulttest.EmptyDatabase(t)
 	if err := migrations.Up(ctx, data, keys); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +83,7 @@ func TestTheKeystoreCanBeADatabaseOfItsOwn(t *testing.T) {
 func TestEveryTableWithATenantForcesRowLevelSecurity(t *testing.T) {
 	t.Parallel()
 	database := vaulttest.EmptyDatabase(t)
-	if err := migrations.Up(context.Background(), database, database); err != nil {
+	if err := migrations.Up(t.Context(), database, database); err != nil {
 		t.Fatal(err)
 	}
 	const withTenant = `from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -100,7 +99,7 @@ func TestEveryTableWithATenantForcesRowLevelSecurity(t *testing.T) {
 
 func TestRolesCanBeRunAgain(t *testing.T) {
 	t.Parallel()
-	ctx, database := context.Background(), vaulttest.EmptyDatabase(t)
+	ctx, database := t.Context(), vaulttest.EmptyDatabase(t)
 	c, err := pgx.Connect(ctx, database)
 	if err != nil {
 		t.Fatal(err)
