@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -93,8 +94,11 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// queryParameters are all that any route reads from a query. Values, tokens and keys never stand in a URL.
-var queryParameters = map[string]bool{"limit": true, "cursor": true, "fields": true, "view": true}
+// queryParameters are all that a GET route reads from a query. Values, tokens and keys never stand in a URL.
+var queryParameters = map[string][]string{
+	"/v1/collections": {"limit", "cursor"},
+	"/v1/collections/:collection/records/:record": {"fields", "view"},
+}
 
 func (s *Server) checkQuery(c echo.Context, r *http.Request) error {
 	if strings.Contains(r.URL.RawQuery, "pvak_") {
@@ -105,8 +109,8 @@ func (s *Server) checkQuery(c echo.Context, r *http.Request) error {
 		return malformed("this route takes no query; values, tokens and keys never stand in a URL")
 	}
 	for name, values := range query {
-		if !queryParameters[name] || len(values) != 1 {
-			return malformed("the query has a parameter that does not exist, or one twice")
+		if !slices.Contains(queryParameters[c.Path()], name) || len(values) != 1 || values[0] == "" {
+			return malformed("the query has a parameter that does not exist, one twice, or one without a value")
 		}
 	}
 	return nil

@@ -5,7 +5,9 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"regexp"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -66,25 +68,58 @@ func checkMedia(c echo.Context, types ...string) error {
 	return &vault.Error{Kind: unsupportedMedia}
 }
 
-// decode reads strict JSON: one value, no duplicate or unknown or wrongly cased members, valid UTF-8, nothing behind it.
-// 400 means that the text isn't JSON, 422 that it is JSON of another shape. Neither quotes it.
+// decode reads strict JSON: one value, no duplicate or unknown or wrongly cased members, no null that means nothing, valid
+// UTF-8, nothing behind it. 400 means that the text isn't JSON, 422 that it is JSON of another shape. Neither quotes it.
 func decode(body []byte, into any) error {
-	err := json.Unmarshal(body, into, json.RejectUnknownMembers(true))
+	err := json.Unmarshal(body, into, strict)
 	var shape *json.SemanticError
 	switch {
 	case err == nil:
 		return measure(body)
-	case errors.As(err, &shape):
-		if err := measure(body); err != nil {
-			return err
-		}
-		if errors.Is(shape.Err, json.ErrUnknownName) {
-			// The member's name is the caller's text: say where it is, not what it is.
-			return invalid(string(shape.JSONPointer.Parent()), "unknown-member", "the body has a member that does not exist")
-		}
-		return invalid(string(shape.JSONPointer), "type", "the body has a member of the wrong type")
+	case !errors.As(err, &shape), !jsontext.Value(body).IsValid():
+		// A fault of shape ends the reading: what stands behind it may be no JSON all the same.
+		return &vault.Error{Kind: malformedJSON, Detail: "send one JSON value in UTF-8, with no member twice"}
 	}
-	return &vault.Error{Kind: malformedJSON, Detail: "send one JSON value in UTF-8, with no member twice"}
+	if err := measure(body); err != nil {
+		return err
+	}
+	if errors.Is(shape.Err, json.ErrUnknownName) {
+		// The member's name is the caller's text: say where it is, not what it is.
+		return invalid(shown(shape.JSONPointer.Parent()), "unknown-member", "the body has a member that does not exist")
+	}
+	return invalid(shown(shape.JSONPointer), "type", "the body has a member of the wrong type")
+}
+
+var strict = json.JoinOptions(json.RejectUnknownMembers(true), json.WithUnmarshalers(json.UnmarshalFromFunc(refuseNull)))
+
+var errNull = errors.New("null")
+
+// refuseNull lets null pass only where it has a meaning: as a raw value, whose type refuses it in its own words, and as
+// the expiry of what never expires.
+func refuseNull(d *jsontext.Decoder, into any) error {
+	if d.PeekKind() == 'n' {
+		switch into.(type) {
+		case *jsontext.Value, **time.Time:
+		default:
+			return errNull
+		}
+	}
+	return errors.ErrUnsupported // the default does the rest
+}
+
+var nameInPointer = regexp.MustCompile(`^([a-z][a-z0-9_]{0,62}|[0-9]{1,4})$`)
+
+// shown cuts a pointer before the first name that could not be a member's or field's: that is the caller's text, and
+// might be a value.
+func shown(pointer jsontext.Pointer) string {
+	var known jsontext.Pointer
+	for name := range pointer.Tokens() {
+		if !nameInPointer.MatchString(name) {
+			break
+		}
+		known = known.AppendToken(name)
+	}
+	return string(known)
 }
 
 // measure refuses well-formed JSON that is too deep, too wide or has monstrous numbers. It may rely on the syntax.

@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -70,9 +69,8 @@ func (s *Server) logRequest(c echo.Context, id string, took time.Duration) {
 }
 
 func route(c echo.Context) string {
-	// Echo gives an unknown path itself as the pattern, or the group's catch-all.
-	if p := c.Path(); p != "" && !strings.HasSuffix(p, "*") && c.Response().Status != http.StatusMethodNotAllowed {
-		return p
+	if matched(c) {
+		return c.Path()
 	}
 	return unmatched
 }

@@ -117,20 +117,15 @@ func (s *Server) refuse(err error, c echo.Context) {
 	_ = c.Blob(p.Status, "application/problem+json", body) // the caller is gone: there is nobody to tell
 }
 
-// httpError gives any error as a vault.Error: echo's own (no route, no method) and those of reading a body too.
+// httpError gives any error as a vault.Error: echo's own (no route) and those of reading a body too.
 func httpError(err error) *vault.Error {
 	var tooLarge *http.MaxBytesError
 	var routing *echo.HTTPError
 	switch {
 	case errors.As(err, &tooLarge):
 		return &vault.Error{Kind: payloadTooLarge}
-	case errors.As(err, &routing):
-		switch routing.Code {
-		case http.StatusNotFound:
-			return &vault.Error{Kind: vault.NotFound}
-		case http.StatusMethodNotAllowed:
-			return &vault.Error{Kind: methodNotAllowed}
-		}
+	case errors.As(err, &routing) && routing.Code == http.StatusNotFound:
+		return &vault.Error{Kind: vault.NotFound}
 	}
 	return vault.AsError(err)
 }

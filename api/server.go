@@ -6,6 +6,7 @@ import (
 	_ "embed"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -62,9 +63,11 @@ func (s *Server) routes() *echo.Echo {
 	e.IPExtractor = echo.ExtractIPDirect() // no proxy is trusted
 	e.Use(s.observe, s.recover, s.protect)
 
+	e.RouteNotFound("/*", s.noRoute)
 	e.GET("/openapi.yaml", s.contract)
 
 	v1 := e.Group("/v1", s.authenticate)
+	v1.RouteNotFound("/*", s.noRoute) // below /v1, strangers hear 401 whatever they ask for
 	v1.GET("/collections", s.listCollections)
 	v1.PUT("/collections/:collection", s.putCollection)
 	v1.GET("/collections/:collection", s.getCollection)
@@ -81,6 +84,29 @@ func (s *Server) routes() *echo.Echo {
 	return e
 }
 
+var methods = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
+
+// noRoute answers what no route takes: 405 where the path has other methods, and else 404. Echo's own 405 would never be
+// seen below /v1, where the group's catch-all comes first.
+func (s *Server) noRoute(c echo.Context) error {
+	other := s.public.NewContext(c.Request(), nil)
+	var allowed []string
+	for _, m := range methods {
+		s.public.Router().Find(m, echo.GetPath(c.Request()), other)
+		if matched(other) {
+			allowed = append(allowed, m)
+		}
+	}
+	if len(allowed) == 0 {
+		return &vault.Error{Kind: vault.NotFound}
+	}
+	c.Response().Header().Set("Allow", strings.Join(allowed, ", "))
+	return &vault.Error{Kind: methodNotAllowed}
+}
+
+// matched says whether a route took the request, and not a catch-all.
+func matched(c echo.Context) bool { return c.Path() != "" && !strings.HasSuffix(c.Path(), "*") }
+
 // The time-outs of both listeners. A route that streams moves its own deadlines (import.go).
 const (
 	readHeaderTimeout = 5 * time.Second
@@ -95,6 +121,7 @@ func Harden(h *http.Server) *http.Server {
 	h.ReadHeaderTimeout, h.ReadTimeout = readHeaderTimeout, readTimeout
 	h.WriteTimeout, h.IdleTimeout = writeTimeout, idleTimeout
 	h.MaxHeaderBytes = maxHeaderBytes
+	h.DisableGeneralOptionsHandler = true // what net/http answers for us has none of our headers
 	return h
 }
 

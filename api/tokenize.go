@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"net/http"
 	"regexp"
+	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -25,14 +26,19 @@ type newRecord struct {
 }
 
 func (r newRecord) record() vault.NewRecord {
-	out := vault.NewRecord{Fields: secrets(r.Fields), Expires: r.Expires}
-	if r.Subject != nil {
-		out.Subject = *r.Subject
-		if out.Subject == "" {
-			out.Subject = "\x00" // given and empty is a fault, not an absence
-		}
+	return vault.NewRecord{Subject: given(r.Subject), Fields: secrets(r.Fields), Expires: r.Expires}
+}
+
+// given is what stands in an optional member: empty if it isn't there. One that is there and empty is a fault and not an
+// absence, so it becomes what nothing is called.
+func given(s *string) string {
+	switch {
+	case s == nil:
+		return ""
+	case *s == "":
+		return "\x00"
 	}
-	return out
+	return *s
 }
 
 func (s *Server) tokenize(c echo.Context) error {
@@ -40,6 +46,9 @@ func (s *Server) tokenize(c echo.Context) error {
 	body, err := bind(c, maxBatchBody, &in)
 	if err != nil {
 		return err
+	}
+	if in.Collection == "" {
+		return invalid("/collection", "required", "name the collection")
 	}
 	batch := vault.Batch{Collection: in.Collection, Items: make([]vault.NewRecord, len(in.Items)), Atomic: in.Atomic}
 	for i, item := range in.Items {
@@ -99,10 +108,10 @@ type detokenizeRequest struct {
 }
 
 type tokenRef struct {
-	Token      string `json:"token"`
-	Collection string `json:"collection"`
-	Field      string `json:"field"`
-	View       string `json:"view"`
+	Token      *string `json:"token"`
+	Collection *string `json:"collection"`
+	Field      *string `json:"field"`
+	View       *string `json:"view"`
 }
 
 func (s *Server) detokenize(c echo.Context) error {
@@ -112,7 +121,10 @@ func (s *Server) detokenize(c echo.Context) error {
 	}
 	refs := make([]vault.TokenRef, len(in.Items))
 	for i, item := range in.Items {
-		refs[i] = vault.TokenRef(item)
+		if item.Token == nil {
+			return invalid("/items/"+strconv.Itoa(i)+"/token", "required", "an item has a token")
+		}
+		refs[i] = vault.TokenRef{Token: *item.Token, Collection: given(item.Collection), Field: given(item.Field), View: given(item.View)}
 	}
 	done, err := s.vault.Detokenize(c.Request().Context(), caller(c), refs)
 	if err != nil {

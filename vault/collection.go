@@ -257,6 +257,9 @@ func (v *Vault) PutCollection(ctx context.Context, who Caller, name string, d De
 		}
 		return t.evolveCollection(ctx, c, before, d)
 	})
+	if err == nil {
+		v.collections.put(who.Tenant, c)
+	}
 	return c, created, err
 }
 
@@ -301,11 +304,14 @@ func (t *txn) evolveCollection(ctx context.Context, c, before *Collection, d Def
 	if err != nil {
 		return err
 	}
-	_, err = t.data.Exec(ctx, `
+	done, err := t.data.Exec(ctx, `
 		update privault.collections set definition = $3, version = version + 1, updated_at = $4
 		where tenant_id = $1 and collection_id = $2`, t.who.Tenant, before.id, raw, t.now)
 	if err != nil {
 		return err
+	}
+	if done.RowsAffected() == 0 {
+		return fail(Conflict, "the collection was deleted a moment ago")
 	}
 	*c = Collection{Name: before.Name, Version: before.Version + 1, Created: before.Created, Updated: t.now, id: before.id}
 	return c.adopt(raw)
@@ -462,9 +468,13 @@ func (s *schemas) init() {
 	s.byName, s.byID = map[schemaName]*Collection{}, map[schemaID]*Collection{}
 }
 
+// put keeps the newer version of a collection: two that were read at the same time may come in either order.
 func (s *schemas) put(tenant ID, c *Collection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if have := s.byID[schemaID{tenant, c.id}]; have != nil && have.Version > c.Version {
+		return
+	}
 	s.byName[schemaName{tenant, c.Name}] = c
 	s.byID[schemaID{tenant, c.id}] = c
 }

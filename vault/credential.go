@@ -158,7 +158,7 @@ func (v *Vault) IssueKey(ctx context.Context, who Caller, principalID string, ex
 	// Before the transaction: a slow KMS must not hold a connection.
 	keys, err := v.keyring.of(ctx, deploymentTenant)
 	if err != nil {
-		return issued, AsError(err)
+		return issued, v.refuseUnopened(ctx, who, policy.ManagePrincipals, err)
 	}
 	err = v.within(ctx, who, policy.ManagePrincipals, func(t *txn) error {
 		principal, ok := parseID(principalPrefix, principalID)

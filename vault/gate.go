@@ -210,7 +210,8 @@ func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do
 	if err != nil {
 		return err
 	}
-	t := &txn{who: who, now: v.now(), entry: e}
+	// As Postgres will have it: what an answer says now must be what is read later.
+	t := &txn{who: who, now: v.now().Truncate(time.Microsecond), entry: e}
 	err = v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
 		t.data, t.keys = tx, tx
 		if !v.store.apart {

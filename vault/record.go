@@ -122,7 +122,7 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 	}
 	var rec *Record
 	err = v.within(ctx, who, policy.UpdateRecord, func(t *txn) error {
-		if !ok {
+		if !ok || !nameOfCollection.MatchString(collection) {
 			return fail(NotFound, "")
 		}
 		r := v.newReader(keys, t.entry)
@@ -270,7 +270,7 @@ func (p Patch) names() []string {
 func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record string, ifVersion int32) error {
 	return v.within(ctx, who, policy.DeleteRecord, func(t *txn) error {
 		id, ok := parseID(recordPrefix, record)
-		if !ok {
+		if !ok || !nameOfCollection.MatchString(collection) {
 			return fail(NotFound, "")
 		}
 		var version int32

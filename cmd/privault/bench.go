@@ -50,6 +50,9 @@ type benchRow struct {
 }
 
 func (b *benchCmd) Run(ctx context.Context) error {
+	if slices.ContainsFunc(b.Clients, func(n int) bool { return n < 1 || n > 300 }) || b.Time < time.Second || b.Rounds < 1 || b.Batch < 0 || b.Batch > 1000 {
+		return &configError{[]string{"--clients are 1 to 300 each, --time is at least 1s, --rounds at least 1, --batch 0 to 1000"}}
+	}
 	dir, err := os.MkdirTemp("", "privault-bench-")
 	if err != nil {
 		return err

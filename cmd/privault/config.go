@@ -72,15 +72,10 @@ func (e *configError) Error() string {
 func (c *Config) faults() []string {
 	var faults []string
 	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	c.check(bad, c.AllowUnsafeDatabase)
-	switch {
-	case c.KMS == "":
-		bad("--kms (PRIVAULT_KMS) is missing")
-	case kms.DevelopmentOnly(c.KMS) && !c.AllowLocalKMS:
+	c.Database.check(bad, c.AllowUnsafeDatabase)
+	c.Keys.check(bad)
+	if kms.DevelopmentOnly(c.KMS) && !c.AllowLocalKMS {
 		bad("the KMS is local: its key lies on this machine's disk; use a real KMS, or say --allow-local-kms")
-	}
-	if c.KeyCacheTTL < time.Second || c.KMSTimeout < time.Millisecond {
-		bad("--key-cache-ttl must be at least 1s and --kms-timeout at least 1ms")
 	}
 	for name, address := range map[string]string{"--listen": c.Listen, "--ops-listen": c.OpsListen} {
 		if _, _, err := net.SplitHostPort(address); err != nil {
@@ -100,6 +95,15 @@ func (c *Config) faults() []string {
 		}
 	}
 	return faults
+}
+
+func (k Keys) check(bad func(string, ...any)) {
+	if k.KMS == "" {
+		bad("--kms (PRIVAULT_KMS) is missing")
+	}
+	if k.KeyCacheTTL < time.Second || k.KMSTimeout < time.Millisecond {
+		bad("--key-cache-ttl must be at least 1s and --kms-timeout at least 1ms")
+	}
 }
 
 func (d Database) check(bad func(string, ...any), allowUnsafe bool) {

@@ -14,6 +14,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"text/template"
 
 	"github.com/jackc/pgx/v5"
@@ -60,6 +62,11 @@ func (d *devCmd) Run(ctx context.Context) (err error) {
 	if err := os.MkdirAll(d.Data, 0o700); err != nil {
 		return err
 	}
+	lock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	// Whoever waits for the file must not find the one of an earlier run.
 	if err := os.Remove(d.file("dev.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -90,6 +97,18 @@ func (d *devCmd) Run(ctx context.Context) (err error) {
 		return cause
 	}
 	return nil
+}
+
+// lock keeps a second server off the folder; the kernel takes it from a process that dies.
+func (d *devCmd) lock() (*os.File, error) {
+	f, err := os.OpenFile(d.file("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s is in use by another privault dev: stop it, or name another folder with --data", d.Data), f.Close())
+	}
+	return f, nil
 }
 
 func (d *devCmd) file(name string) string { return filepath.Join(d.Data, name) }
@@ -136,8 +155,8 @@ func (d *devCmd) serve(ctx context.Context, owner string) error {
 	if err != nil {
 		return err
 	}
-	keys := Keys{KMS: "local://" + d.file("kms.keyset") + "?key-file=" + d.file("kms.key")}
-	if err := kms.CreateLocal(keys.KMS, keys.options()); err != nil && !errors.Is(err, fs.ErrExist) {
+	keys, err := d.localKey(ctx, owner)
+	if err != nil {
 		return err
 	}
 	metrics := newMetrics()
@@ -218,6 +237,31 @@ func prepareDatabase(ctx context.Context, owner string, s *devState) (string, er
 	}
 	u.User = url.UserPassword(s.AppRole, s.AppPassword)
 	return u.String(), nil
+}
+
+// localKey gives the key-encryption key: that of the development server which made this database, if its files are on this
+// machine, so that a second server on --database-url joins it as a replica with a tenant of its own; or else one in Data.
+func (d *devCmd) localKey(ctx context.Context, owner string) (Keys, error) {
+	own := "local://" + d.file("kms.keyset")
+	c, err := pgx.Connect(ctx, owner)
+	if err != nil {
+		return Keys{}, err
+	}
+	defer c.Close(ctx)
+	err = c.QueryRow(ctx, `
+		select kms_uri from keystore.tenant_roots where tenant_id = '00000000-0000-0000-0000-000000000000'`).Scan(&own)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return Keys{}, err
+	}
+	path := strings.TrimPrefix(own, "local://")
+	if _, err := os.Stat(path); err != nil {
+		path = d.file("kms.keyset") // there is none yet, or the folder was moved
+	}
+	keys := Keys{KMS: "local://" + path + "?key-file=" + filepath.Join(filepath.Dir(path), "kms.key")}
+	if err := kms.CreateLocal(keys.KMS, keys.options()); err != nil && !errors.Is(err, fs.ErrExist) {
+		return Keys{}, err
+	}
+	return keys, nil
 }
 
 // prepareTenant makes the development tenant and the sample, unless they are there.
@@ -301,7 +345,7 @@ Privault is ready. This server is for development: its keys lie in {{.Dir}}.
   address   {{.URL}}
   API key   {{.APIKey}}
   metrics   {{.OpsURL}}/metrics
-  psql      psql "$(sed -n 's/.*"database_url": "\(.*\)".*/\1/p' {{.Dir}}/dev.json)"
+  psql      psql "$(sed -n 's/.*"database_url": "\(.*\)".*/\1/p' '{{.Dir}}/dev.json')"
 {{if .SampleToken}}
 Store a value and get a token in its place:
 

@@ -32,7 +32,7 @@ type importCmd struct {
 	Out        string   `type:"path" placeholder:"FILE" help:"Where ids and tokens go, as CSV; by default FILE.tokens.csv."`
 	URL        string   `env:"PRIVAULT_URL" help:"Address of the server; by default that of the development server in ./.privault."`
 	KeyFile    string   `type:"existingfile" placeholder:"FILE" help:"File with the API key; by default PRIVAULT_API_KEY, or the development server's."`
-	APIKey     string   `name:"-"` // never a flag: command lines are seen by others
+	APIKey     string   `kong:"-"` // never a flag: command lines are seen by others
 	Chunk      int      `default:"500" help:"Records in one request, 1 to 1000."`
 	Parallel   int      `default:"4" help:"Requests at once, 1 to 16."`
 	Restart    bool     `help:"Forget an import of this file that was cut short, and start anew."`
@@ -154,7 +154,7 @@ func problemText(status int, body []byte) string {
 
 // resume reads where an earlier run of the same import stopped, or starts anew.
 func (i *importCmd) resume(info fs.FileInfo) (*importState, error) {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%q\x00%s\x00%s\x00%s\x00%s\x00%d\x00%d\x00%d", i.Collection, i.Map, i.ID, i.Subject, i.URL,
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%q\x00%s\x00%s\x00%s\x00%s\x00%s\x00%d\x00%d\x00%d", i.Collection, i.Map, i.ID, i.Subject, i.URL, i.APIKey,
 		filepath.Base(i.File), i.Chunk, info.Size(), info.ModTime().UnixNano()))
 	fresh := &importState{ID: rand.Text(), Source: hex.EncodeToString(sum[:])}
 	b, err := os.ReadFile(i.stateFile())
@@ -172,7 +172,7 @@ func (i *importCmd) resume(info fs.FileInfo) (*importState, error) {
 		return nil, fmt.Errorf("%s does not parse; say --restart to start anew", i.stateFile())
 	}
 	if s.Source != fresh.Source {
-		return nil, fmt.Errorf("%s is of another import (other file, columns, chunk size or server); say --restart to start anew", i.stateFile())
+		return nil, fmt.Errorf("%s is of another import (other file, columns, chunk size, server or key); say --restart to start anew", i.stateFile())
 	}
 	if time.Since(s.Saved) > resumable {
 		return nil, fmt.Errorf("the import was cut short over %s ago: the server no longer knows which of the %d requests behind record %d it had stored; "+
@@ -186,11 +186,12 @@ func (i *importCmd) stateFile() string { return i.Out + ".state" }
 // chunk is one request and its outcome.
 type chunk struct {
 	number int
-	ids    []string
+	rows   []row
 	body   []byte
+	sent   int   // of the rows, those that are in the body
 	read   int64 // bytes of the source up to here
 	done   chan error
-	items  []importedItem
+	items  []importedItem // one for each that was sent
 }
 
 type importedItem struct {
@@ -202,7 +203,7 @@ type importedItem struct {
 
 // transfer reads, sends and writes at once: chunks are sent Parallel at a time and written in order.
 func (i *importCmd) transfer(ctx context.Context, source *source, s *importState, size int64) error {
-	out, err := openOutput(i.Out, s.Offset, source.fields)
+	out, err := openOutput(i.Out, s.Offset, source.fields())
 	if err != nil {
 		return err
 	}
@@ -228,14 +229,14 @@ func (i *importCmd) transfer(ctx context.Context, source *source, s *importState
 		if err != nil {
 			return err
 		}
-		s.Chunks, s.Rows, s.Refused = c.number+1, s.Rows+len(c.ids), s.Refused+refused
+		s.Chunks, s.Rows, s.Refused = c.number+1, s.Rows+len(c.rows), s.Refused+refused
 		if err := i.save(out, s); err != nil {
 			return err
 		}
 		_ = bar.Set64(c.read)
 	}
 	if err := <-failed; err != nil {
-		return fmt.Errorf("after record %d: %w; run the same command again to go on", s.Rows, err)
+		return fmt.Errorf("after record %d: %w", s.Rows, err)
 	}
 	_ = bar.Finish()
 	if err := os.Remove(i.stateFile()); err != nil {
@@ -290,7 +291,7 @@ func (i *importCmd) send(ctx context.Context, source *source, id string, skip in
 		select {
 		case flying <- c:
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%w; run the same command again to go on", context.Cause(ctx))
 		}
 		go func() { c.done <- i.store(ctx, c, fmt.Sprintf("import-%s-%d", id, number)) }()
 	}
@@ -298,13 +299,16 @@ func (i *importCmd) send(ctx context.Context, source *source, id string, skip in
 
 // store sends one chunk, again and again while the server or the way to it is down.
 func (i *importCmd) store(ctx context.Context, c *chunk, key string) error {
+	if c.sent == 0 {
+		return nil
+	}
 	pause := 100 * time.Millisecond
 	for attempt := 0; ; attempt++ {
 		status, body, err := i.call(ctx, http.MethodPost, "/v1/tokenize", c.body, key)
 		var answer struct {
 			Items []importedItem `json:"items"`
 		}
-		if err == nil && json.Unmarshal(body, &answer) == nil && len(answer.Items) == len(c.ids) {
+		if err == nil && json.Unmarshal(body, &answer) == nil && len(answer.Items) == c.sent {
 			c.items, c.body = answer.Items, nil
 			return nil
 		}

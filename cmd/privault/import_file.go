@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -11,189 +12,280 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // source reads an import's records, as many at a time as are asked for.
 type source struct {
 	collection string
-	next       func() (map[string]json.RawMessage, error) // one record by column; io.EOF at the end
+	next       func() (row, error) // io.EOF at the end
 	offset     func() int64
-	fields     []string          // of the output, in order
-	fieldOf    map[string]string // by column
-	id         string            // column
-	subject    string            // column; empty: none
+	columns    []mapping // in the order of their fields, so that a chunk read again has the same bytes
+	id         string    // column
+	subject    string    // column; empty: none
+}
+
+// mapping says which field a column's values go to.
+type mapping struct{ column, field, typ string }
+
+// row is one record of the source: an item of the request, or why there is none.
+type row struct {
+	id    string
+	item  []byte // JSON
+	fault string // empty: it is sent
 }
 
 func newSource(i *importCmd, file *os.File, types map[string]string) (*source, error) {
-	s := &source{collection: i.Collection, id: i.ID, subject: i.Subject, fieldOf: map[string]string{}}
-	mapped, err := columnMap(i.Map, types)
-	if err != nil {
+	s := &source{collection: i.Collection, id: i.ID, subject: i.Subject}
+	if err := s.mapColumns(i.Map, types); err != nil {
 		return nil, err
 	}
-	var columns []string // nil: not known beforehand
+	in := bufio.NewReaderSize(file, 1<<16)
+	if mark, _ := in.Peek(3); string(mark) == "\ufeff" {
+		_, _ = in.Discard(3) // a byte order mark belongs to no column and to no value
+	}
 	switch ext := strings.ToLower(filepath.Ext(i.File)); ext {
 	case ".csv":
-		if columns, err = s.readCSV(file, mapped, types); err != nil {
+		if err := s.readCSV(in, len(i.Map) > 0); err != nil {
 			return nil, err
 		}
 	case ".ndjson", ".jsonl":
-		s.readNDJSON(file)
+		if s.id == "" {
+			return nil, &configError{[]string{"an NDJSON file has no first column: name the member that identifies a record with --id"}}
+		}
+		s.readNDJSON(in)
 	default:
 		return nil, &configError{[]string{"the file's name ends in neither .csv, .ndjson nor .jsonl"}}
 	}
-	if s.id == "" && columns != nil {
-		s.id = columns[0]
-	}
-	if s.id == "" {
-		return nil, &configError{[]string{"an NDJSON file has no first column: name the member that identifies a record with --id"}}
-	}
-	for _, column := range append([]string{s.id, s.subject}, keys(mapped)...) {
-		if columns != nil && column != "" && !slices.Contains(columns, column) && (len(i.Map) > 0 || column == s.id || column == s.subject) {
-			return nil, &configError{[]string{"the file has no column " + column}}
-		}
-	}
-	for column, field := range mapped {
-		if columns == nil || slices.Contains(columns, column) {
-			s.fieldOf[column] = field
-			s.fields = append(s.fields, field)
-		}
-	}
-	if len(s.fields) == 0 {
+	if len(s.columns) == 0 {
 		return nil, &configError{[]string{"no column goes to a field: name them with --map COLUMN=FIELD"}}
 	}
-	slices.Sort(s.fields)
 	return s, nil
 }
 
-// columnMap reads --map; without it, every field is its own column.
-func columnMap(pairs []string, types map[string]string) (map[string]string, error) {
-	mapped := map[string]string{}
+// mapColumns reads --map; without it, every field has the column of its name.
+func (s *source) mapColumns(pairs []string, types map[string]string) error {
 	var faults []string
+	fieldOf, columnOf := map[string]string{}, map[string]string{}
 	for _, pair := range pairs {
 		column, field, ok := strings.Cut(pair, "=")
-		if _, known := types[field]; !ok || !known {
+		typ, known := types[field]
+		switch {
+		case !ok || !known:
 			faults = append(faults, fmt.Sprintf("--map %s: the collection has no such field", pair))
-			continue
-		}
-		mapped[column] = field
-	}
-	if len(pairs) == 0 {
-		for field := range types {
-			mapped[field] = field
+		case fieldOf[column] != "" || columnOf[field] != "":
+			faults = append(faults, fmt.Sprintf("--map %s: a column goes to one field, and a field has one column", pair))
+		default:
+			fieldOf[column], columnOf[field] = field, column
+			s.columns = append(s.columns, mapping{column, field, typ})
 		}
 	}
 	if len(faults) > 0 {
-		return nil, &configError{faults}
+		return &configError{faults}
 	}
-	return mapped, nil
+	if len(pairs) == 0 {
+		for field, typ := range types {
+			s.columns = append(s.columns, mapping{field, field, typ})
+		}
+	}
+	slices.SortFunc(s.columns, func(a, b mapping) int { return strings.Compare(a.field, b.field) })
+	return nil
 }
 
-func keys(m map[string]string) []string {
-	out := make([]string, 0, len(m))
-	for key := range m {
-		out = append(out, key)
+// fields are those of the output, in order.
+func (s *source) fields() []string {
+	out := make([]string, len(s.columns))
+	for i, m := range s.columns {
+		out[i] = m.field
 	}
 	return out
 }
 
 // readCSV reads RFC 4180 text. An empty cell is no value: CSV can't tell an empty one from none.
-func (s *source) readCSV(file *os.File, fieldOf, types map[string]string) ([]string, error) {
-	r := csv.NewReader(bufio.NewReaderSize(file, 1<<16))
-	r.ReuseRecord = true
+func (s *source) readCSV(in *bufio.Reader, mapped bool) error {
+	r := csv.NewReader(&quotedCR{r: in})
+	r.ReuseRecord, r.FieldsPerRecord = true, -1
 	head, err := r.Read()
 	if err != nil {
-		return nil, fmt.Errorf("read the header: %w", err)
+		return fmt.Errorf("read the header: %w", err)
 	}
 	columns := slices.Clone(head)
-	columns[0] = strings.TrimPrefix(columns[0], "\ufeff") // a byte order mark is not part of the name
+	if !mapped {
+		s.columns = slices.DeleteFunc(s.columns, func(m mapping) bool { return !slices.Contains(columns, m.column) })
+	}
+	if s.id == "" {
+		s.id = columns[0]
+	}
+	at, err := s.locate(columns)
+	if err != nil {
+		return err
+	}
 	s.offset = r.InputOffset
-	s.next = func() (map[string]json.RawMessage, error) {
+	s.next = func() (row, error) {
 		cells, err := r.Read()
 		if err != nil {
-			return nil, err
+			return row{}, err
 		}
-		record := make(map[string]json.RawMessage, len(cells))
-		for at, cell := range cells {
-			if cell == "" {
-				continue
+		line, _ := r.FieldPos(0)
+		if len(cells) != len(columns) {
+			out := row{fault: fmt.Sprintf("line %d: %d cells under a header of %d", line, len(cells), len(columns))}
+			if at[s.id] < len(cells) {
+				out.id = cells[at[s.id]]
 			}
-			switch types[fieldOf[columns[at]]] {
-			case "number", "boolean", "json":
-				record[columns[at]] = json.RawMessage(cell)
-			default:
-				quoted, err := json.Marshal(cell)
-				if err != nil {
-					return nil, err
-				}
-				record[columns[at]] = quoted
-			}
+			return out, nil
 		}
-		return record, nil
+		return s.row(line, cells[at[s.id]], func(column, typ string) ([]byte, error) { return cellJSON(cells[at[column]], typ) }), nil
 	}
-	return columns, nil
+	return nil
 }
 
-func (s *source) readNDJSON(file *os.File) {
-	r := bufio.NewReaderSize(file, 1<<16)
+// locate finds where the columns that are used stand.
+func (s *source) locate(columns []string) (map[string]int, error) {
+	used := []string{s.id}
+	if s.subject != "" {
+		used = append(used, s.subject)
+	}
+	for _, m := range s.columns {
+		used = append(used, m.column)
+	}
+	at := map[string]int{}
+	var faults []string
+	for _, column := range used {
+		at[column] = slices.Index(columns, column)
+		switch {
+		case at[column] < 0:
+			faults = append(faults, "the file has no column "+column)
+		case slices.Contains(columns[at[column]+1:], column):
+			faults = append(faults, "the file has the column "+column+" twice")
+		}
+	}
+	if len(faults) > 0 {
+		return nil, &configError{slices.Compact(faults)}
+	}
+	return at, nil
+}
+
+// cellJSON gives a cell as the JSON value that its field takes; nil for an empty one.
+func cellJSON(cell, typ string) ([]byte, error) {
+	if cell == "" {
+		return nil, nil
+	}
+	switch typ {
+	case "number", "boolean", "json":
+		if !jsontext.Value(cell).IsValid() {
+			return nil, errors.New("not a JSON value, which a field of type " + typ + " takes")
+		}
+		return []byte(cell), nil
+	}
+	quoted, err := jsontext.AppendQuote(nil, cell)
+	if err != nil {
+		return nil, errors.New("not UTF-8 text")
+	}
+	return quoted, nil
+}
+
+func (s *source) readNDJSON(in *bufio.Reader) {
 	var read int64
+	line := 0
 	s.offset = func() int64 { return read }
-	s.next = func() (map[string]json.RawMessage, error) {
+	s.next = func() (row, error) {
 		for {
-			line, err := r.ReadBytes('\n')
-			read += int64(len(line))
-			if err != nil && (!errors.Is(err, io.EOF) || len(line) == 0) {
-				return nil, err
+			text, err := in.ReadBytes('\n')
+			read += int64(len(text))
+			line++
+			if err != nil && (!errors.Is(err, io.EOF) || len(text) == 0) {
+				return row{}, err
 			}
-			if len(strings.TrimSpace(string(line))) == 0 {
+			if len(bytes.TrimSpace(text)) == 0 {
 				continue
 			}
-			var record map[string]json.RawMessage
-			if json.Unmarshal(line, &record) != nil {
-				return nil, fmt.Errorf("a line that ends at byte %d is not a JSON object", read)
+			members := object(text)
+			if members == nil {
+				return row{fault: fmt.Sprintf("line %d: not a well-formed JSON object", line)}, nil
 			}
-			return record, nil
+			return s.row(line, plainText(members[s.id]), func(column, _ string) ([]byte, error) {
+				if value := members[column]; string(value) != "null" {
+					return value, nil
+				}
+				return nil, nil
+			}), nil
 		}
 	}
 }
+
+// object reads a JSON object as strictly as the server does: no invalid UTF-8, no member twice. nil: it isn't one.
+func object(text []byte) (members map[string]json.RawMessage) {
+	if !jsontext.Value(text).IsValid() || json.Unmarshal(text, &members) != nil {
+		return nil
+	}
+	return members
+}
+
+// row makes a record's item of what value gives for its columns.
+func (s *source) row(line int, id string, value func(column, typ string) ([]byte, error)) row {
+	b := []byte{'{'}
+	fault := ""
+	member := func(name, column, typ string) {
+		v, err := value(column, typ)
+		if err != nil && fault == "" {
+			fault = fmt.Sprintf("line %d, column %s: %v", line, column, err)
+		}
+		if v == nil {
+			return
+		}
+		if b[len(b)-1] != '{' {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, '"'), name...), `":`...) // a field's name needs no escape
+		b = append(b, v...)
+	}
+	if s.subject != "" {
+		member("subject", s.subject, "string")
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+	}
+	b = append(b, `"fields":{`...)
+	for _, m := range s.columns {
+		member(m.field, m.column, m.typ)
+	}
+	return row{id: id, item: append(b, `}}`...), fault: fault}
+}
+
+// chunkBytes is where a chunk of large records ends before it is full: the server takes 8 MiB.
+const chunkBytes = 4 << 20
 
 // chunk reads up to n records and makes their request; nil at the end.
 func (s *source) chunk(n int) (*chunk, error) {
-	c := &chunk{}
-	type item struct {
-		Subject json.RawMessage            `json:"subject,omitempty"`
-		Fields  map[string]json.RawMessage `json:"fields"`
+	name, err := json.Marshal(s.collection)
+	if err != nil {
+		return nil, err
 	}
-	request := struct {
-		Collection string `json:"collection"`
-		Items      []item `json:"items"`
-	}{Collection: s.collection}
-	for len(request.Items) < n {
-		record, err := s.next()
+	c := &chunk{body: fmt.Appendf(nil, `{"collection":%s,"items":[`, name)}
+	for len(c.rows) < n && len(c.body) < chunkBytes {
+		r, err := s.next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
 			return nil, err
 		}
-		it := item{Fields: map[string]json.RawMessage{}}
-		for column, field := range s.fieldOf {
-			if value, have := record[column]; have && string(value) != "null" {
-				it.Fields[field] = value
+		if r.fault == "" {
+			if c.sent > 0 {
+				c.body = append(c.body, ',')
 			}
+			c.body = append(c.body, r.item...)
+			c.sent++
 		}
-		if s.subject != "" {
-			it.Subject = record[s.subject]
-		}
-		request.Items = append(request.Items, it)
-		c.ids = append(c.ids, plainText(record[s.id]))
+		r.item = nil
+		c.rows = append(c.rows, r)
 	}
-	if len(request.Items) == 0 {
+	if len(c.rows) == 0 {
 		return nil, nil
 	}
-	c.read = s.offset()
-	var err error
-	c.body, err = json.Marshal(request)
-	return c, err
+	c.body, c.read = append(c.body, `]}`...), s.offset()
+	return c, nil
 }
 
 // plainText is a JSON string's text, or any other value as it stands.
@@ -203,6 +295,40 @@ func plainText(raw json.RawMessage) string {
 		return text
 	}
 	return string(raw)
+}
+
+// quotedCR keeps a line break inside quotes as it is. There it is part of the value, but encoding/csv makes \n of \r\n:
+// it drops one \r, so it is given two.
+type quotedCR struct {
+	r              *bufio.Reader
+	quoted, double bool
+}
+
+func (q *quotedCR) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		if q.double {
+			p[n], q.double = '\r', false
+			n++
+			continue
+		}
+		if n > 0 && q.r.Buffered() == 0 {
+			return n, nil
+		}
+		c, err := q.r.ReadByte()
+		if err != nil {
+			return n, err
+		}
+		switch c {
+		case '"':
+			q.quoted = !q.quoted
+		case '\r':
+			next, _ := q.r.Peek(1)
+			q.double = q.quoted && string(next) == "\n"
+		}
+		p[n] = c
+		n++
+	}
+	return n, nil
 }
 
 // output is the CSV file of ids and tokens.
@@ -217,6 +343,9 @@ func openOutput(path string, offset int64, fields []string) (*output, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || info.Size() < offset {
+		return nil, errors.Join(err, f.Close(), fmt.Errorf("%s is shorter than was noted: it was changed; say --restart to start anew", path))
 	}
 	if err := errors.Join(f.Truncate(offset), seek(f, offset)); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -239,17 +368,23 @@ func seek(f *os.File, offset int64) error {
 
 // write adds a chunk's rows and gives how many were refused.
 func (o *output) write(c *chunk) (refused int, err error) {
-	for at, item := range c.items {
-		row := []string{c.ids[at], item.Record}
-		for _, field := range o.fields {
-			row = append(row, item.Tokens[field])
+	items := c.items
+	for _, r := range c.rows {
+		item, fault := importedItem{}, r.fault
+		if fault == "" {
+			item, items = items[0], items[1:]
 		}
-		fault := ""
 		if item.Error != nil {
-			refused++
 			fault = faultText(item.Error)
 		}
-		if err := o.w.Write(append(row, fault)); err != nil {
+		if fault != "" {
+			refused++
+		}
+		cells := []string{r.id, item.Record}
+		for _, field := range o.fields {
+			cells = append(cells, item.Tokens[field])
+		}
+		if err := o.w.Write(append(cells, fault)); err != nil {
 			return refused, err
 		}
 	}

@@ -39,7 +39,7 @@ func main() {
 
 func run(ctx context.Context, args []string) int {
 	var c cli
-	parser, err := kong.New(&c, kong.Name("privault"), kong.UsageOnError(),
+	parser, err := kong.New(&c, kong.Name("privault"),
 		kong.Description("A privacy vault: it keeps personal data sealed in Postgres and gives tokens in its place."),
 		kong.BindTo(ctx, (*context.Context)(nil)))
 	if err != nil {
@@ -48,6 +48,11 @@ func run(ctx context.Context, args []string) int {
 	}
 	parsed, err := parser.Parse(args)
 	if err != nil {
+		var unclear *kong.ParseError
+		if errors.As(err, &unclear) {
+			parser.Stdout = os.Stderr
+			_ = unclear.Context.PrintUsage(true) // there is nowhere left to say that stderr can't be written
+		}
 		fmt.Fprintln(os.Stderr, "privault:", err)
 		return exitConfig
 	}

@@ -95,6 +95,13 @@ type tenantCreateCmd struct {
 }
 
 func (t *tenantCreateCmd) Run(ctx context.Context) error {
+	var faults []string
+	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	t.Database.check(bad, true)
+	t.Keys.check(bad)
+	if len(faults) > 0 {
+		return &configError{faults}
+	}
 	v, err := openVault(ctx, t.Database, t.Keys, func(*vault.Config) {})
 	if err != nil {
 		return err

@@ -199,6 +199,9 @@ func New(t testing.TB, options ...Option) *Bench {
 	return b
 }
 
+// T is the test that the vault was opened for.
+func (b *Bench) T() testing.TB { return b.t }
+
 // Replica opens one more vault on the same databases.
 func (b *Bench) Replica() *vault.Vault {
 	b.t.Helper()

@@ -1,0 +1,81 @@
+package vault
+
+import (
+	"context"
+
+	"github.com/privault/privault/vault/policy"
+)
+
+// Doors for the tests in package vault_test. They look, or hand the group commit what no operation would.
+
+// Crowd says how many changes of a tenant wait for a trip, and how many trips are in flight.
+func (v *Vault) Crowd(tenant ID) (waiting, flying int) {
+	g := v.groupsOf(tenant).writes
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.waiting), g.flying
+}
+
+// Stopping says whether the tenant's group commit takes no more changes.
+func (v *Vault) Stopping(tenant ID) bool {
+	g := v.groupsOf(tenant).writes
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.closed
+}
+
+// LightLanes is how many trips of small changes are in flight at most.
+func LightLanes() int {
+	light, _ := lanes()
+	return light
+}
+
+// Acquires counts how often a connection was taken from a pool.
+func (v *Vault) Acquires() int64 {
+	n := v.store.data.pool.Stat().AcquireCount()
+	if v.store.apart {
+		n += v.store.keys.pool.Stat().AcquireCount()
+	}
+	return n
+}
+
+// Raw is a change of one record as no operation makes it.
+type Raw struct {
+	Collection string
+	Record     ID
+	Sealed     []byte
+	Wrapped    []byte
+	Action     policy.Action
+}
+
+// CommitRaw hands a change to the group commit.
+func (v *Vault) CommitRaw(ctx context.Context, who Caller, r Raw) error {
+	e, err := v.open(who, r.Action)
+	if err != nil {
+		return err
+	}
+	coll, err := v.collectionNamed(ctx, who.Tenant, r.Collection, false)
+	if err != nil {
+		return err
+	}
+	return v.commit(ctx, &change{entry: e, schema: schemaRef{coll.id, coll.Version},
+		records: []newRecord{{id: r.Record, collection: coll.id, sealed: r.Sealed, wrapped: r.Wrapped}}})
+}
+
+// RecordID reads the text of a record's id.
+func RecordID(text string) ID {
+	id, _ := parseID(recordPrefix, text)
+	return id
+}
+
+// TokenAt gives the token of any pointer, as the tenant's own key makes it.
+func (v *Vault) TokenAt(ctx context.Context, tenant, record ID, field, epoch uint16) (string, error) {
+	keys, err := v.keyring.of(ctx, tenant)
+	if err != nil {
+		return "", err
+	}
+	return keys.tokenOf(pointer{record, field, epoch})
+}
+
+// NewAPIKey makes a well-formed key that nobody issued.
+func NewAPIKey() string { return newAPIKey() }

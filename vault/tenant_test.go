@@ -1,0 +1,360 @@
+package vault_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/policy"
+	"github.com/privault/privault/vault/vaulttest"
+)
+
+// Threat I-1: what another tenant owns is exactly as absent as what nobody owns.
+func TestForeignIsUnknown(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.New(t)
+	ctx := context.Background()
+	owner, stranger := v.Tenant(), v.Tenant()
+	for _, who := range []vault.Caller{owner, stranger} {
+		v.Collection(who, "people", map[string]string{"name": "string"})
+	}
+	v.Collection(owner, "private", map[string]string{"name": "string"})
+	theirs := v.MustTokenize(owner, "people", map[string]string{"name": "Jane"})
+	principal, err := v.CreatePrincipal(ctx, owner, "service", []string{policy.Admin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := v.IssueKey(ctx, owner, principal, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Like the foreign ones in form, and nobody's.
+	never := v.MustTokenize(owner, "people", map[string]string{"name": "gone"})
+	if err := v.DeleteRecord(ctx, owner, "people", never.Record, 0); err != nil {
+		t.Fatal(err)
+	}
+	const nobody = "0000000000000000000001"
+	for what, try := range map[string]func(token, record, collection, principal, key string) error{
+		"Detokenize": func(token, _, _, _, _ string) error {
+			done, err := v.Detokenize(ctx, stranger, []vault.TokenRef{{Token: token}})
+			if err != nil {
+				return err
+			}
+			return done[0].Err
+		},
+		"GetRecord": func(_, record, _, _, _ string) error {
+			_, err := v.GetRecord(ctx, stranger, "people", record, nil, "")
+			return err
+		},
+		"PatchRecord": func(_, record, _, _, _ string) error {
+			_, err := v.PatchRecord(ctx, stranger, "people", record, vault.Patch{Fields: map[string]vault.Secret{"name": secret(`"x"`)}, IfVersion: 1})
+			return err
+		},
+		"DeleteRecord": func(_, record, _, _, _ string) error { return v.DeleteRecord(ctx, stranger, "people", record, 0) },
+		"Tokenize": func(_, _, collection, _, _ string) error {
+			_, err := v.Tokenize(ctx, stranger, vault.Batch{Collection: collection, Items: one(map[string]string{"name": "x"})})
+			return err
+		},
+		"GetCollection": func(_, _, collection, _, _ string) error {
+			_, err := v.GetCollection(ctx, stranger, collection)
+			return err
+		},
+		"DeleteCollection": func(_, _, collection, _, _ string) error { return v.DeleteCollection(ctx, stranger, collection) },
+		"IssueKey": func(_, _, _, principal, _ string) error {
+			_, err := v.IssueKey(ctx, stranger, principal, nil)
+			return err
+		},
+		"RevokeKey": func(_, _, _, principal, key string) error { return v.RevokeKey(ctx, stranger, principal, key) },
+	} {
+		foreign := try(theirs.Tokens["name"], theirs.Record, "private", principal, key.ID)
+		unknown := try(never.Tokens["name"], never.Record, "nobodys", "prn_"+nobody, "key_"+nobody)
+		f, u := vault.AsError(foreign), vault.AsError(unknown)
+		if f.Kind != vault.NotFound && f.Kind != vault.TokenNotFound {
+			t.Errorf("%s of what is another tenant's: %v", what, foreign)
+		}
+		if diff := cmp.Diff([]any{u.Kind, u.Detail, u.Fields, u.RetryAfter, u.Error()}, []any{f.Kind, f.Detail, f.Fields, f.RetryAfter, f.Error()}); diff != "" {
+			t.Errorf("%s: foreign and unknown can be told apart:\n%s", what, diff)
+		}
+	}
+	if page, _, err := v.ListCollections(ctx, stranger, "", 10); err != nil || len(page) != 1 {
+		t.Errorf("the stranger's list has %d collections, %v", len(page), err)
+	}
+	if got := v.Reveal(owner, theirs.Tokens["name"]); got != `"Jane"` {
+		t.Errorf("the owner's token gives %s afterwards", got)
+	}
+	if _, err := v.Authenticate(ctx, key.Key); err != nil {
+		t.Errorf("the owner's key: %v", err)
+	}
+}
+
+// A cursor is its tenant's and its list's.
+func TestForeignCursor(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.New(t)
+	owner, stranger := v.Tenant(), v.Tenant()
+	for _, name := range []string{"a", "b", "c"} {
+		v.Collection(owner, name, map[string]string{"name": "string"})
+	}
+	var names []string
+	cursor := ""
+	for {
+		page, next, err := v.ListCollections(t.Context(), owner, cursor, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range page {
+			names = append(names, c.Name)
+		}
+		if next == "" {
+			break
+		}
+		cursor = next
+	}
+	if diff := cmp.Diff([]string{"a", "b", "c"}, names); diff != "" {
+		t.Errorf("pages of one (-want +got):\n%s", diff)
+	}
+	_, _, err := v.ListCollections(t.Context(), stranger, cursor, 1)
+	wantKind(t, "another tenant's cursor", err, vault.Malformed)
+	_, _, err = v.ListCollections(t.Context(), owner, cursor[:len(cursor)-2]+"AA", 1)
+	wantKind(t, "a changed cursor", err, vault.Malformed)
+}
+
+type table struct{ name, url string }
+
+// tables are those that have tenants, each with the database that it is used in.
+func tables(b *vaulttest.Bench) []table {
+	var all []table
+	for schema, url := range map[string]string{"privault": b.OwnerURL, "keystore": b.KeysURL} {
+		for _, name := range rows(b.T(), url, `
+			select schemaname || '.' || tablename from pg_tables
+			where schemaname = $1 and tablename not in ('schema_migrations', 'deployment') order by 1`, schema) {
+			all = append(all, table{name, url})
+		}
+	}
+	return all
+}
+
+// asApp runs do in a transaction of the service's role that works for a tenant; nil: for none.
+func asApp(t *testing.T, url string, tenant *[16]byte, do func(pgx.Tx)) {
+	t.Helper()
+	ctx := context.Background()
+	c, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(ctx)
+	tx, err := c.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tenant != nil {
+		if _, err := tx.Exec(ctx, `select set_config('privault.tenant', $1::uuid::text, true)`, *tenant); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(tx)
+}
+
+// The mutation check of threat I-1: with every WHERE removed, row-level security still shows nothing of others.
+func TestRowLevelSecurityHidesOtherTenants(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string][]vaulttest.Option{"one database": nil, "keystore apart": {vaulttest.Apart}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, options...)
+			for _, op := range operations() { // something in every table
+				if op.name == "Tokenize with a key" {
+					wantKind(t, op.name, op.do(s, s.who), "")
+				}
+			}
+			stranger, nobody := s.Tenant().Tenant, [16]byte{15: 1}
+			apps := map[string]string{"privault": s.Config.DataURL, "keystore": s.Config.KeystoreURL}
+			if apps["keystore"] == "" {
+				apps["keystore"] = s.Config.DataURL
+			}
+			seen := 0
+			for _, table := range tables(s.Bench) {
+				app := apps[strings.Split(table.name, ".")[0]]
+				seen++
+				mine := vaulttest.CountURL(t, table.url, `select count(*) from `+table.name+` where tenant_id = $1`, s.who.Tenant)
+				if mine == 0 {
+					t.Errorf("nothing in %s to hide", table.name)
+				}
+				count := func(tenant *[16]byte, where string, args ...any) (n int) {
+					asApp(t, app, tenant, func(tx pgx.Tx) {
+						if err := tx.QueryRow(context.Background(), `select count(*) from `+table.name+where, args...).Scan(&n); err != nil {
+							t.Fatal(err)
+						}
+					})
+					return n
+				}
+				if got := count(nil, ""); got != 0 {
+					t.Errorf("%s shows %d rows to no tenant", table.name, got)
+				}
+				if got := count(&nobody, ""); got != 0 {
+					t.Errorf("%s shows %d rows to a tenant that isn't", table.name, got)
+				}
+				if got := count(&stranger, ` where tenant_id <> $1`, stranger); got != 0 {
+					t.Errorf("%s shows %d rows to another tenant", table.name, got)
+				}
+				if got := count(&s.who.Tenant, ""); got != mine {
+					t.Errorf("%s shows %d of %d rows to their owner", table.name, got, mine)
+				}
+			}
+			if seen != 11 {
+				t.Errorf("%d tables were looked at, of 11 that have tenants", seen)
+			}
+		})
+	}
+}
+
+// Nothing is written, changed or deleted for another tenant either.
+func TestRowLevelSecurityRefusesForeignWrites(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	for _, op := range operations() {
+		if op.name == "Tokenize with a key" {
+			wantKind(t, op.name, op.do(s, s.who), "")
+		}
+	}
+	stranger := s.Tenant().Tenant
+	ctx := context.Background()
+	mine := func() map[string]int {
+		counts := map[string]int{}
+		for _, table := range tables(s.Bench) {
+			counts[table.name] = s.Count(`select count(*) from `+table.name+` where tenant_id = $1`, s.who.Tenant)
+		}
+		return counts
+	}
+	before := mine()
+	for _, table := range tables(s.Bench) {
+		row := rows(t, s.OwnerURL, `select row_to_json(x)::text from `+table.name+` x where tenant_id = $1 limit 1`, s.who.Tenant)[0]
+		asApp(t, s.Config.DataURL, &stranger, func(tx pgx.Tx) {
+			_, err := tx.Exec(ctx, `insert into `+table.name+` select * from json_populate_record(null::`+table.name+`, $1)`, row)
+			var pg *pgconn.PgError
+			if !errors.As(err, &pg) || pg.Code != "42501" || !strings.Contains(pg.Message, "row-level security") {
+				t.Errorf("an insert into %s for another tenant: %v", table.name, err)
+			}
+		})
+		asApp(t, s.Config.DataURL, &stranger, func(tx pgx.Tx) {
+			done, err := tx.Exec(ctx, `update `+table.name+` set tenant_id = tenant_id where tenant_id = $1`, s.who.Tenant)
+			if err == nil && done.RowsAffected() > 0 {
+				t.Errorf("%d rows of another tenant's %s were changed", done.RowsAffected(), table.name)
+			}
+		})
+		asApp(t, s.Config.DataURL, &stranger, func(tx pgx.Tx) {
+			if _, err := tx.Exec(ctx, `delete from `+table.name); err == nil {
+				_ = tx.Commit(ctx) // its own rows may go
+			}
+		})
+	}
+	if diff := cmp.Diff(before, mine()); diff != "" {
+		t.Errorf("rows of another tenant were deleted (-before +after):\n%s", diff)
+	}
+}
+
+// Threat E-8: the service's roles have the privileges of this list, and no others.
+func TestPrivilegesOfTheServicesRoles(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.New(t)
+	want := []string{
+		"privault_app privault.audit_entries INSERT SELECT",
+		"privault_app privault.collections DELETE INSERT SELECT UPDATE",
+		"privault_app privault.credentials INSERT SELECT UPDATE",
+		"privault_app privault.deployment SELECT",
+		"privault_app privault.idempotency_keys DELETE INSERT SELECT UPDATE",
+		"privault_app privault.principals INSERT SELECT UPDATE",
+		"privault_app privault.records DELETE INSERT SELECT UPDATE",
+		"privault_app privault.subjects DELETE INSERT SELECT UPDATE",
+		"privault_app privault.tenants INSERT SELECT",
+		"privault_keystore keystore.data_keys DELETE INSERT SELECT UPDATE",
+		"privault_keystore keystore.tenant_keys INSERT SELECT",
+		"privault_keystore keystore.tenant_roots INSERT SELECT",
+	}
+	got := rows(t, v.OwnerURL, `
+		select role || ' ' || schemaname || '.' || tablename || ' ' || string_agg(privilege, ' ' order by privilege)
+		from pg_tables
+		cross join unnest(array['privault_app', 'privault_keystore']) as r(role)
+		cross join unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
+			|| case when current_setting('server_version_num')::int >= 170000 then array['MAINTAIN'] else '{}'::text[] end) as p(privilege)
+		where schemaname not in ('pg_catalog', 'information_schema')
+			and has_table_privilege(role, format('%I.%I', schemaname, tablename), privilege)
+		group by role, schemaname, tablename order by 1`)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("privileges on tables (-want +got):\n%s", diff)
+	}
+	for what, query := range map[string]string{
+		"privileges on single columns": `select grantee || ' ' || table_name || '.' || column_name from information_schema.column_privileges c
+			where grantee like 'privault\_%' and grantee <> 'privault_owner' and not exists (select from information_schema.table_privileges t
+				where t.grantee = c.grantee and t.table_schema = c.table_schema and t.table_name = c.table_name and t.privilege_type = c.privilege_type)`,
+		"create in a schema or database": `select r.rolname || ' ' || n.nspname from pg_roles r, pg_namespace n
+			where r.rolname in ('privault_app', 'privault_keystore', 'privault_test') and n.nspname !~ '^pg_'
+			and (has_schema_privilege(r.rolname, n.oid, 'create') or has_database_privilege(r.rolname, current_database(), 'create'))`,
+		"roles above row-level security": `select rolname::text from pg_roles where rolname in ('privault_app', 'privault_keystore', 'privault_test')
+			and (rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication)`,
+		"tables that they own": `select tablename::text from pg_tables where tableowner in ('privault_app', 'privault_keystore', 'privault_test')`,
+		"tables of tenants without forced row-level security": `select relname::text from pg_class
+			where relnamespace::regnamespace::text in ('privault', 'keystore') and relkind in ('r', 'p')
+			and relname not in ('schema_migrations', 'deployment') and not (relrowsecurity and relforcerowsecurity)`,
+		"functions that run as their owner": `select proname::text from pg_proc where pronamespace::regnamespace::text in ('privault', 'keystore') and prosecdef`,
+		"views":                             `select viewname::text from pg_views where schemaname in ('privault', 'keystore')`,
+	} {
+		if got := rows(t, v.OwnerURL, query); len(got) != 0 {
+			t.Errorf("%s: %v, want none", what, got)
+		}
+	}
+	// And in fact: evidence is neither changed nor deleted, and nothing is made or dropped.
+	for _, statement := range []string{
+		`update privault.audit_entries set outcome = 'ok'`, `delete from privault.audit_entries`, `truncate privault.audit_entries`,
+		`delete from keystore.tenant_roots`, `update keystore.tenant_keys set sealed = ''`, `delete from privault.credentials`,
+		`drop table privault.records`, `create table privault.mine ()`, `create table keystore.mine ()`, `alter table privault.records disable row level security`,
+		`drop policy tenant on privault.records`, `set role privault_owner`, `set session authorization privault_owner`, `alter role privault_test bypassrls`,
+		`create function privault.tenant() returns uuid language sql as 'select null'`,
+	} {
+		asApp(t, v.Config.DataURL, nil, func(tx pgx.Tx) {
+			_, err := tx.Exec(context.Background(), statement)
+			var pg *pgconn.PgError
+			if !errors.As(err, &pg) || pg.Code != "42501" {
+				t.Errorf("%s as the service's role: %v, want insufficient privilege", statement, err)
+			}
+		})
+	}
+}
+
+// Faults sees a role that row-level security doesn't bind, and a server that may lose what it acknowledged.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string][]vaulttest.Option{"one database": nil, "keystore apart": {vaulttest.Apart}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := vaulttest.New(t, options...)
+			f, err := v.Faults(t.Context())
+			if err != nil || len(f.Roles) != 0 {
+				t.Errorf("the service's role: %v, %v", f.Roles, err)
+			}
+			if len(f.Durability) == 0 || !strings.Contains(f.Durability[0], "fsync=off") { // the tests' server
+				t.Errorf("a server without fsync: %v", f.Durability)
+			}
+			c := v.Config
+			c.DataURL = v.OwnerURL
+			if c.KeystoreURL != "" {
+				c.KeystoreURL = v.KeysURL
+			}
+			asOwner, err := vault.Open(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer asOwner.Close()
+			f, err = asOwner.Faults(t.Context())
+			if want := map[bool]int{false: 1, true: 2}[c.KeystoreURL != ""]; err != nil || len(f.Roles) != want {
+				t.Errorf("a superuser: %d faults, %v, want %d", len(f.Roles), err, want)
+			}
+		})
+	}
+}

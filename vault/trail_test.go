@@ -1,0 +1,447 @@
+package vault_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/policy"
+	"github.com/privault/privault/vault/vaulttest"
+)
+
+// scene is a vault with something of everything, for operations to work on.
+type scene struct {
+	*vaulttest.Bench
+	who       vault.Caller
+	record    vault.Tokenized
+	principal string
+	key       vault.Issued
+}
+
+func newScene(t *testing.T, options ...vaulttest.Option) *scene {
+	t.Helper()
+	s := &scene{Bench: vaulttest.New(t, options...)}
+	s.who = s.Tenant()
+	s.who.Request = "req-1"
+	ctx := context.Background()
+	s.Collection(s.who, "people", map[string]string{"name": "string", "email": "email"})
+	s.Collection(s.who, "empty", map[string]string{"name": "string"})
+	s.record = s.MustTokenize(s.who, "people", map[string]string{"name": "Jane Roe", "email": "jane@example.com"})
+	var err error
+	if s.principal, err = s.CreatePrincipal(ctx, s.who, "service", []string{policy.Admin}); err != nil {
+		t.Fatal(err)
+	}
+	if s.key, err = s.IssueKey(ctx, s.who, s.principal, nil); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// operation is one exported operation, done so that it works; asked for in vain, so that it fails; and by the operator
+// alone, where no role can be denied it.
+type operation struct {
+	name     string
+	action   policy.Action
+	do       func(*scene, vault.Caller) error
+	fail     func(*scene, vault.Caller) error
+	problem  vault.Kind // that fail is told
+	operator bool
+	quiet    bool // leaves no entry when it works
+}
+
+func operations() []operation {
+	ctx := context.Background()
+	fields := func(names ...string) vault.Definition {
+		d := vault.Definition{Fields: map[string]vault.FieldDefinition{}}
+		for _, name := range names {
+			d.Fields[name] = vault.FieldDefinition{Type: "string"}
+		}
+		return d
+	}
+	batch := func(collection string, claim *vault.IdempotencyKey) vault.Batch {
+		item := vaulttest.Item(map[string]string{"name": "Joe"})
+		item.Subject = "person-1"
+		return vault.Batch{Collection: collection, Items: []vault.NewRecord{item}, Claim: claim}
+	}
+	claim := func() *vault.IdempotencyKey {
+		return &vault.IdempotencyKey{Key: "key-1", Request: sha256.Sum256([]byte("body"))}
+	}
+	expired := time.Unix(0, 0)
+	return []operation{
+		{name: "Tokenize", action: policy.Tokenize, problem: vault.NotFound,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.Tokenize(ctx, who, batch("people", nil))
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.Tokenize(ctx, who, batch("nobody", nil))
+				return err
+			}},
+		{name: "Tokenize with a key", action: policy.Tokenize, problem: vault.LooksLikePII,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.Tokenize(ctx, who, batch("people", claim()))
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.Tokenize(ctx, who, batch("people", &vault.IdempotencyKey{Key: "jane@example.com"}))
+				return err
+			}},
+		{name: "Tokenize, atomic", action: policy.Tokenize, problem: vault.BatchRolledBack,
+			do: func(s *scene, who vault.Caller) error {
+				b := batch("people", nil)
+				b.Atomic = true
+				_, err := s.Tokenize(ctx, who, b)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				b := batch("people", nil)
+				b.Atomic, b.Items = true, append(b.Items, vaulttest.Item(map[string]string{"email": "no address"}))
+				_, err := s.Tokenize(ctx, who, b)
+				return err
+			}},
+		{name: "Tokenize, every item refused", action: policy.Tokenize, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.Tokenize(ctx, who, batch("people", nil))
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				done, err := s.Tokenize(ctx, who, vault.Batch{Collection: "people", Items: one(map[string]string{"email": "no address"})})
+				if err != nil {
+					return err
+				}
+				return done[0].Err
+			}},
+		{name: "CanTokenize", action: policy.Tokenize, problem: vault.NotFound, quiet: true,
+			do:   func(s *scene, who vault.Caller) error { return s.CanTokenize(ctx, who, "people") },
+			fail: func(s *scene, who vault.Caller) error { return s.CanTokenize(ctx, who, "nobody") }},
+		{name: "Detokenize", action: policy.Detokenize, problem: vault.TokenNotFound,
+			do: func(s *scene, who vault.Caller) error { return reveal(s, who, s.record.Tokens["email"], "plain") },
+			fail: func(s *scene, who vault.Caller) error {
+				return reveal(s, who, s.record.Tokens["email"]+"x", "plain")
+			}},
+		{name: "Detokenize, masked", action: policy.Detokenize, problem: vault.Invalid,
+			do:   func(s *scene, who vault.Caller) error { return reveal(s, who, s.record.Tokens["email"], "") },
+			fail: func(s *scene, who vault.Caller) error { return reveal(s, who, s.record.Tokens["email"], "upside down") }},
+		{name: "Detokenize, redacted", action: policy.Detokenize, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error { return reveal(s, who, s.record.Tokens["email"], "redacted") },
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.Detokenize(ctx, who, nil)
+				return err
+			}},
+		{name: "GetRecord", action: policy.ReadRecord, problem: vault.NotFound,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.GetRecord(ctx, who, "people", s.record.Record, nil, "masked")
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.GetRecord(ctx, who, "empty", s.record.Record, nil, "masked")
+				return err
+			}},
+		{name: "PatchRecord", action: policy.UpdateRecord, problem: vault.PreconditionFailed,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.PatchRecord(ctx, who, "people", s.record.Record, vault.Patch{Fields: map[string]vault.Secret{"name": secret(`"Ann"`)}, IfVersion: 1})
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.PatchRecord(ctx, who, "people", s.record.Record, vault.Patch{Remove: []string{"name"}, IfVersion: 9})
+				return err
+			}},
+		{name: "DeleteRecord", action: policy.DeleteRecord, problem: vault.NotFound,
+			do:   func(s *scene, who vault.Caller) error { return s.DeleteRecord(ctx, who, "people", s.record.Record, 0) },
+			fail: func(s *scene, who vault.Caller) error { return s.DeleteRecord(ctx, who, "people", "rec_x", 0) }},
+		{name: "PutCollection, new", action: policy.DefineCollection, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error {
+				_, _, err := s.PutCollection(ctx, who, "new", fields("a"))
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, _, err := s.PutCollection(ctx, who, "Bad Name", fields("a"))
+				return err
+			}},
+		{name: "PutCollection, evolved", action: policy.DefineCollection, problem: vault.Conflict,
+			do: func(s *scene, who vault.Caller) error {
+				_, _, err := s.PutCollection(ctx, who, "empty", fields("name", "more"))
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, _, err := s.PutCollection(ctx, who, "empty", fields("other"))
+				return err
+			}},
+		{name: "GetCollection", action: policy.ReadCollection, problem: vault.NotFound,
+			do:   func(s *scene, who vault.Caller) error { _, err := s.GetCollection(ctx, who, "people"); return err },
+			fail: func(s *scene, who vault.Caller) error { _, err := s.GetCollection(ctx, who, "nobody"); return err }},
+		{name: "ListCollections", action: policy.ReadCollection, problem: vault.Malformed,
+			do:   func(s *scene, who vault.Caller) error { _, _, err := s.ListCollections(ctx, who, "", 10); return err },
+			fail: func(s *scene, who vault.Caller) error { _, _, err := s.ListCollections(ctx, who, "x", 10); return err }},
+		{name: "DeleteCollection", action: policy.DropCollection, problem: vault.Conflict,
+			do:   func(s *scene, who vault.Caller) error { return s.DeleteCollection(ctx, who, "empty") },
+			fail: func(s *scene, who vault.Caller) error { return s.DeleteCollection(ctx, who, "people") }},
+		{name: "CreatePrincipal", action: policy.ManagePrincipals, problem: vault.Conflict,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.CreatePrincipal(ctx, who, "another", []string{"admin"})
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.CreatePrincipal(ctx, who, "service", []string{"admin"})
+				return err
+			}},
+		{name: "IssueKey", action: policy.ManagePrincipals, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error { _, err := s.IssueKey(ctx, who, s.principal, nil); return err },
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.IssueKey(ctx, who, s.principal, &expired)
+				return err
+			}},
+		{name: "RevokeKey", action: policy.ManagePrincipals, problem: vault.NotFound,
+			do:   func(s *scene, who vault.Caller) error { return s.RevokeKey(ctx, who, s.principal, s.key.ID) },
+			fail: func(s *scene, who vault.Caller) error { return s.RevokeKey(ctx, who, s.principal, "key_x") }},
+		{name: "CreateTenant", action: policy.CreateTenant, problem: vault.Conflict, operator: true,
+			do: func(s *scene, _ vault.Caller) error {
+				_, err := s.CreateTenant(ctx, "fresh", []string{"admin"})
+				return err
+			},
+			fail: func(s *scene, _ vault.Caller) error {
+				name := rows(s.T(), s.OwnerURL, `select name from privault.tenants limit 1`)[0]
+				_, err := s.CreateTenant(ctx, name, []string{"admin"})
+				return err
+			}},
+		{name: "SweepIdempotencyKeys", action: policy.Sweep, operator: true, problem: vault.Internal,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.SweepIdempotencyKeys(ctx, who.Tenant, 10)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				s.Exec(`alter table privault.idempotency_keys rename to elsewhere`)
+				defer s.Exec(`alter table privault.elsewhere rename to idempotency_keys`)
+				_, err := s.SweepIdempotencyKeys(ctx, who.Tenant, 10)
+				return err
+			}},
+	}
+}
+
+// reveal asks for one token and gives its error, whether of the call or of the item.
+func reveal(s *scene, who vault.Caller, token, view string) error {
+	done, err := s.Detokenize(context.Background(), who, []vault.TokenRef{{Token: token, View: view}})
+	if err != nil {
+		return err
+	}
+	if done[0].Err != nil {
+		return done[0].Err
+	}
+	return nil
+}
+
+// written are the entries that do leaves, as action, outcome and problem.
+func written(s *scene, do func()) []string {
+	const all = `select entry_id from privault.audit_entries`
+	before := rows(s.T(), s.OwnerURL, all)
+	do()
+	var fresh []string
+	for _, line := range rows(s.T(), s.OwnerURL, `
+		select entry_id, ' ' || action || ' ' || outcome || ' ' || coalesce(body::jsonb->>'problem', '-') || ' ' || coalesce(body::jsonb->>'request', '-')
+		from privault.audit_entries order by entry_id`) {
+		if !slices.ContainsFunc(before, func(id string) bool { return strings.HasPrefix(line, id) }) {
+			fresh = append(fresh, line[strings.LastIndex(line, "] ")+2:])
+		}
+	}
+	return fresh
+}
+
+func TestEveryOperationLeavesOneEntry(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	for _, op := range operations() {
+		t.Run(op.name, func(t *testing.T) {
+			request := "req-1"
+			if op.operator {
+				request = "-"
+			}
+			want := []string{fmt.Sprintf("%s failed %s %s", op.action, op.problem, request)}
+			got := written(s, func() { wantKind(t, "in vain", op.fail(s, s.who), op.problem) })
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("entries of a failed call (-want +got):\n%s", diff)
+			}
+			if !op.operator {
+				want = []string{fmt.Sprintf("%s denied forbidden req-1", op.action)}
+				got = written(s, func() { wantKind(t, "without a role", op.do(s, vaulttest.As(s.who, "nobody")), vault.Forbidden) })
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("entries of a denied call (-want +got):\n%s", diff)
+				}
+			}
+			want = []string{fmt.Sprintf("%s ok - %s", op.action, request)}
+			if op.quiet {
+				want = nil
+			}
+			got = written(s, func() { wantKind(t, "allowed", op.do(s, s.who), "") })
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("entries of a call that worked (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Without a place for the entry there is no answer and no change, whatever makes the audit trail unwritable.
+func TestNoOperationWithoutItsEntry(t *testing.T) {
+	t.Parallel()
+	for how, breakIt := range map[string]string{
+		"no privilege": `revoke insert on privault.audit_entries from privault_app`,
+		"a trigger":    raises("privault.audit_entries"),
+		"no table":     `alter table privault.audit_entries rename to elsewhere`,
+	} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t)
+			before := state(s.Bench)
+			s.Exec(breakIt)
+			for _, op := range operations() {
+				if op.quiet {
+					continue
+				}
+				wantKind(t, op.name, op.do(s, s.who), vault.AuditUnavailable)
+				if diff := cmp.Diff(before, state(s.Bench)); diff != "" {
+					t.Fatalf("%s changed something without an entry:\n%s", op.name, diff)
+				}
+			}
+		})
+	}
+}
+
+// raises is SQL that makes every write to a table fail.
+func raises(table string) string {
+	schema := strings.Split(table, ".")[0]
+	return fmt.Sprintf(`
+		create or replace function %[1]s.raise() returns trigger language plpgsql as $$ begin raise exception 'broken'; end $$;
+		create trigger broken before insert or update or delete on %[2]s for each row execute function %[1]s.raise()`, schema, table)
+}
+
+// P-3: whichever statement of a write fails, nothing of it stays but the entry that says so.
+func TestEveryStatementMayFailAlone(t *testing.T) {
+	t.Parallel()
+	writes := map[string][]string{
+		"Tokenize with a key":    {"privault.subjects", "privault.idempotency_keys", "privault.records", "keystore.data_keys"},
+		"PatchRecord":            {"privault.records", "keystore.data_keys"},
+		"DeleteRecord":           {"privault.records", "keystore.data_keys"},
+		"PutCollection, new":     {"privault.collections"},
+		"PutCollection, evolved": {"privault.collections"},
+		"DeleteCollection":       {"privault.collections"},
+		"CreatePrincipal":        {"privault.principals"},
+		"IssueKey":               {"privault.credentials"},
+		"RevokeKey":              {"privault.credentials"},
+		"CreateTenant":           {"privault.tenants", "privault.principals", "privault.credentials", "keystore.tenant_roots", "keystore.tenant_keys"},
+	}
+	s := newScene(t)
+	before := state(s.Bench)
+	for _, op := range operations() {
+		for _, broken := range writes[op.name] {
+			s.Exec(raises(broken))
+			got := written(s, func() { wantKind(t, op.name+" with a broken "+broken, op.do(s, s.who), vault.Internal) })
+			if len(got) != 1 || !strings.HasPrefix(got[0], string(op.action)+" failed internal") {
+				t.Errorf("%s with a broken %s left the entries %q, want one of a failure", op.name, broken, got)
+			}
+			s.Exec(`drop trigger broken on ` + broken)
+			if diff := cmp.Diff(before, state(s.Bench)); diff != "" {
+				t.Fatalf("part of %s stayed when %s was broken:\n%s", op.name, broken, diff)
+			}
+		}
+		delete(writes, op.name)
+	}
+	if len(writes) > 0 {
+		t.Errorf("not tried: %v", writes)
+	}
+}
+
+// What stands in an entry, and nothing besides.
+func TestEntryOfAReveal(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.who.Purpose = "support"
+	other := s.MustTokenize(s.who, "people", map[string]string{"name": "Joe"})
+	_, err := s.Detokenize(t.Context(), s.who, []vault.TokenRef{
+		{Token: s.record.Tokens["email"], View: "plain"}, {Token: s.record.Tokens["name"], View: "plain"},
+		{Token: other.Tokens["name"], View: "plain"}, {Token: other.Tokens["name"]}, {Token: "pvtk_x"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := rows(t, s.OwnerURL, `select body from privault.audit_entries where action = 'detokenize'`)
+	var got map[string]any
+	if err := json.Unmarshal([]byte(body[0]), &got); err != nil || len(body) != 1 {
+		t.Fatal(body, err)
+	}
+	for _, name := range []string{"id", "at", "principal", "credential"} {
+		if text, _ := got[name].(string); text == "" {
+			t.Errorf("the entry has no %s", name)
+		}
+		delete(got, name)
+	}
+	records := func(ids ...any) []any { return ids }
+	want := map[string]any{
+		"request": "req-1", "purpose": "support", "action": "detokenize", "outcome": "ok", "rule": "role:developer",
+		"items": 5.0, "refused": 1.0,
+		"resources": []any{
+			map[string]any{"collection": "people", "fields": records("email", "name"), "view": "plain", "records": records(s.record.Record, other.Record)},
+			map[string]any{"collection": "people", "fields": records("name"), "view": "masked", "records": records(other.Record)},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the entry (-want +got):\n%s", diff)
+	}
+}
+
+// Entries have the members of an allow-list, and none holds a value, a masked value, a token or a key.
+func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
+	t.Parallel()
+	allowed := []string{"action", "at", "collection", "credential", "fields", "id", "items", "outcome", "principal", "problem",
+		"purpose", "records", "refused", "request", "resources", "rule", "view"}
+	s := newScene(t)
+	for _, op := range operations() {
+		_ = op.fail(s, s.who)
+		_ = op.do(s, vaulttest.As(s.who, "nobody"))
+		_ = op.do(s, s.who)
+	}
+	bodies := rows(t, s.OwnerURL, `select body from privault.audit_entries`)
+	if len(bodies) < 3*len(operations())-6 {
+		t.Errorf("only %d entries", len(bodies))
+	}
+	for _, body := range bodies {
+		var entry map[string]any
+		if err := json.Unmarshal([]byte(body), &entry); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range members(entry) {
+			if !slices.Contains(allowed, name) {
+				t.Errorf("an entry has the member %q", name)
+			}
+		}
+		for _, canary := range []string{"Jane", "Roe", "jane@", "j***", "example.com", "Joe", "Ann", "person-1", "key-1",
+			"no address", "upside down", "pvtk_", "pvak_", "Bad Name", "broken"} {
+			if strings.Contains(body, canary) {
+				t.Errorf("an entry holds %q: %s", canary, body)
+			}
+		}
+	}
+}
+
+func members(v any) []string {
+	var names []string
+	switch v := v.(type) {
+	case map[string]any:
+		names = slices.Collect(maps.Keys(v))
+		for _, member := range v {
+			names = append(names, members(member)...)
+		}
+	case []any:
+		for _, element := range v {
+			names = append(names, members(element)...)
+		}
+	}
+	return names
+}
