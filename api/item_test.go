@@ -68,17 +68,17 @@ func TestItemsThatAreRefused(t *testing.T) {
 			if diff := cmp.Diff(want, item.Error.Errors); diff != "" || item.Error.slug() != "validation-failed" {
 				t.Errorf("%s: %s", item.Error.Type, diff)
 			}
-			quiet(t, "the answer", string(a.body), secret, "411111111111", "@example.com", "666-45-6789")
+			quiet(t, "the answer", string(a.body), secret, "411111111111", "666-45-6789")
 		})
 	}
-	t.Cleanup(func() { quiet(t, "the log", c.Log.String(), secret, "@example.com", "666-45-6789") })
+	t.Cleanup(func() { quiet(t, "the log", c.Log.String(), secret, "666-45-6789") })
 }
 
 func TestSubjectsThatLookLikePersonalData(t *testing.T) {
 	t.Parallel()
 	c := serve(t).tenant()
 	c.collection(t, "people", "name", "name")
-	for subject, rule := range map[string]string{"4111111111111111": "pan", "4111-1111-1111-1111": "pan", "card:4111111111111111": "pan",
+	for subject, rule := range map[string]string{"jane.roe@mail.test": "email", "4111111111111111": "pan", "4111 1111 1111 1111": "pan", "4111-1111-1111-1111": "pan", "card:4111111111111111": "pan",
 		"078-05-1120": "us_ssn", "078051120": "us_ssn", "ssn.078-05-1120": "us_ssn"} {
 		a := c.send(t, "POST", "/v1/tokenize", `{"collection":"people","items":[{"subject":"`+subject+`","fields":{"name":"x"}}]}`).want(t, 422)
 		got := a.items(t)[0].Error
@@ -90,18 +90,6 @@ func TestSubjectsThatLookLikePersonalData(t *testing.T) {
 	for _, subject := range []string{"cust-1001", "a", "A.b_c:d-9", "0198c0de-0000-7000-8000-000000000001", strings.Repeat("s", 128)} {
 		c.send(t, "POST", "/v1/tokenize", `{"collection":"people","items":[{"subject":"`+subject+`","fields":{"name":"x"}}]}`).want(t, 200)
 	}
-}
-
-func TestASubjectThatIsAnEMailAddress(t *testing.T) {
-	t.Parallel()
-	c := serve(t).tenant()
-	c.collection(t, "people", "name", "name")
-	a := c.send(t, "POST", "/v1/tokenize", `{"collection":"people","items":[{"subject":"jane@example.com","fields":{"name":"x"}}]}`).want(t, 422)
-	got := a.items(t)[0].Error
-	if diff := cmp.Diff([]fault{{"/items/0/subject", "email"}}, got.Errors); diff != "" || got.slug() != "identifier-looks-like-pii" {
-		t.Errorf("%s: %s", got.Type, diff)
-	}
-	quiet(t, "the answer", string(a.body), "jane@example.com")
 }
 
 func TestEveryFaultOfAnItemIsNamed(t *testing.T) {

@@ -19,7 +19,7 @@ func TestBodiesAreReadUpToTheirLimit(t *testing.T) {
 			sized := c.send(t, to.method, to.path, body, `If-Match: "1"`)
 			r := c.request(t, to.method, to.path, io.MultiReader(strings.NewReader(body)), `If-Match: "1"`) // of unknown length: chunked
 			chunked := c.do(t, r, []byte(body))
-			if status == 413 && !(sized.closed && chunked.closed) {
+			if status == 413 && (!sized.closed || !chunked.closed) {
 				t.Errorf("%s %s keeps the connection", to.method, to.path)
 			}
 			if sized.status != status || chunked.status != status {

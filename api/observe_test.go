@@ -150,7 +150,7 @@ func TestHSTSComesWithTLSOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := httptest.NewRecorder()
-		s.Public().ServeHTTP(w, httptest.NewRequest("GET", "/v1/collections", nil))
+		s.Public().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/collections", nil))
 		if got := w.Header().Get("Strict-Transport-Security"); got != want {
 			t.Errorf("HSTS %t: %q", hsts, got)
 		}

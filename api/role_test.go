@@ -53,7 +53,7 @@ func TestEachRoleDoesItsOwnAndNoMore(t *testing.T) {
 	stored := of.writer.tokenize(t, "people", `{"email":"jane@example.com"}`)[0]
 	record := "/v1/collections/people/records/" + stored.Record
 	ref := `{"items":[{"token":"` + stored.Tokens["email"] + `"}]}`
-	new := batch("people", `{"email":"jane@example.com"}`)
+	fresh := batch("people", `{"email":"jane@example.com"}`)
 	for name, row := range map[string]struct {
 		call                          func(client) answer
 		admin, writer, masked, reader int
@@ -64,7 +64,7 @@ func TestEachRoleDoesItsOwnAndNoMore(t *testing.T) {
 		"read":     {func(c client) answer { return c.send(t, "GET", "/v1/collections/people", "") }, 200, 200, 200, 200},
 		"list":     {func(c client) answer { return c.send(t, "GET", "/v1/collections", "") }, 200, 200, 200, 200},
 		"drop":     {func(c client) answer { return c.send(t, "DELETE", "/v1/collections/people", "") }, 409, 403, 403, 403},
-		"tokenize": {func(c client) answer { return c.send(t, "POST", "/v1/tokenize", new) }, 403, 200, 403, 403},
+		"tokenize": {func(c client) answer { return c.send(t, "POST", "/v1/tokenize", fresh) }, 403, 200, 403, 403},
 		"import": {func(c client) answer {
 			return c.send(t, "POST", importPath, `{"fields":{"email":"a@b.example"}}`, asLines)
 		}, 403, 200, 403, 403},

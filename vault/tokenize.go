@@ -273,11 +273,11 @@ func (s *sealer) values(item NewRecord, at string) ([]value, error) {
 }
 
 func checkSubject(subject, at string) error {
-	if !subjectReference.MatchString(subject) {
-		return invalid(at, "subject", "a subject is 1 to 128 of A-Z a-z 0-9 . _ : -")
-	}
 	if rule, yes := datatype.LooksLikePII(subject); yes {
 		return &Error{Kind: LooksLikePII, Detail: "a subject is an opaque reference, not personal data", Fields: []FieldError{{at, rule}}}
+	}
+	if !subjectReference.MatchString(subject) {
+		return invalid(at, "subject", "a subject is 1 to 128 of A-Z a-z 0-9 . _ : -")
 	}
 	return nil
 }

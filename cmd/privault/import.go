@@ -112,6 +112,9 @@ func (i *importCmd) credentials() error {
 	if i.URL == "" {
 		i.URL = dev.URL
 	}
+	if i.APIKey == "" && i.URL != dev.URL {
+		return &configError{[]string{"no key for " + i.URL + ": give PRIVAULT_API_KEY or --key-file; the development server's key goes nowhere else"}}
+	}
 	if i.APIKey == "" {
 		i.APIKey = dev.APIKey
 	}
