@@ -57,21 +57,29 @@ func (v *Vault) fetchTogether(ctx context.Context, tenant ID, rs []rider[*fetch]
 	}
 }
 
-// fetchAll is one trip. A record that changed its DEK between the two statements is read once more: its row and its
-// key then belong together, or it is gone.
+// fetchAll is one trip. A record may get its next DEK between the two statements, so one whose key isn't there is read
+// again until the two belong together. It is gone if the same version has no key twice: a version's key outlives its row.
 func (v *Vault) fetchAll(ctx context.Context, tenant ID, ids []ID) (map[ID]*row, error) {
 	rows := make(map[ID]*row, len(ids))
-	for range 2 {
-		missing, err := v.fetchInto(ctx, tenant, ids, rows)
-		if err != nil || len(missing) == 0 {
-			return rows, err
+	without := map[ID]int32{} // the version that was seen without its key
+	for len(ids) > 0 {
+		keyless, err := v.fetchInto(ctx, tenant, ids, rows)
+		if err != nil {
+			return nil, err
 		}
-		ids = missing
+		ids = nil
+		for _, r := range keyless {
+			if without[r.id] != r.version {
+				without[r.id] = r.version
+				ids = append(ids, r.id)
+			}
+		}
 	}
 	return rows, nil
 }
 
-func (v *Vault) fetchInto(ctx context.Context, tenant ID, ids []ID, rows map[ID]*row) (missing []ID, err error) {
+// fetchInto reads once, and gives the rows that it found no key for.
+func (v *Vault) fetchInto(ctx context.Context, tenant ID, ids []ID, rows map[ID]*row) (keyless []*row, err error) {
 	found := make(map[ID]*row, len(ids))
 	data, keys := &pgx.Batch{}, &pgx.Batch{}
 	if !v.store.apart {
@@ -119,10 +127,10 @@ func (v *Vault) fetchInto(ctx context.Context, tenant ID, ids []ID, rows map[ID]
 	}
 	for id, r := range found {
 		if r.wrapped == nil {
-			missing = append(missing, id)
+			keyless = append(keyless, r)
 			continue
 		}
 		rows[id] = r
 	}
-	return missing, nil
+	return keyless, nil
 }

@@ -35,9 +35,10 @@ type spots struct {
 	here, field, record, collection, tenant spot
 }
 
-func newSpots(t *testing.T, options ...vaulttest.Option) *spots {
+// newSpots stores them in a vault that stories may share: each has tenants of its own.
+func newSpots(t *testing.T, b *vaulttest.Bench) *spots {
 	t.Helper()
-	s := &spots{Bench: vaulttest.New(t, options...)}
+	s := &spots{Bench: b}
 	mine, theirs := s.Tenant(), s.Tenant()
 	put := func(who vault.Caller, coll string) spot {
 		fields := map[string]string{"name": "name-" + coll, "email": coll + "@example.com"}
@@ -148,6 +149,7 @@ func (s *spots) exchange(t *testing.T, a, b spot, keys bool) {
 
 func TestBoxesAndKeysExchangedBetweenPlaces(t *testing.T) {
 	t.Parallel()
+	v := vaulttest.New(t)
 	for name, pick := range map[string]func(*spots) spot{
 		"field":      func(s *spots) spot { return s.field },
 		"record":     func(s *spots) spot { return s.record },
@@ -156,8 +158,7 @@ func TestBoxesAndKeysExchangedBetweenPlaces(t *testing.T) {
 	} {
 		for what, keys := range map[string]bool{"boxes": false, "boxes and keys": true} {
 			t.Run(name+" "+what, func(t *testing.T) {
-				t.Parallel()
-				s := newSpots(t)
+				s := newSpots(t, v)
 				there := pick(s)
 				s.exchange(t, s.here, there, keys)
 				s.refuses(t, s.Vault, vault.IntegrityFailure, s.here, there)
@@ -166,8 +167,16 @@ func TestBoxesAndKeysExchangedBetweenPlaces(t *testing.T) {
 	}
 }
 
+// exchangeIDs swaps the record ids of two rows.
+func exchangeIDs(s *spots, table string) {
+	for _, step := range [][2][16]byte{{s.here.id(), {1}}, {s.record.id(), s.here.id()}, {{1}, s.record.id()}} {
+		s.Exec(`update `+table+` set record_id = $2 where record_id = $1`, step[0], step[1])
+	}
+}
+
 func TestRowsMovedToAnotherPlace(t *testing.T) {
 	t.Parallel()
+	v := vaulttest.New(t)
 	for name, story := range map[string]struct {
 		move func(*testing.T, *spots)
 		want map[string]vault.Kind // of here, and of there
@@ -213,19 +222,13 @@ func TestRowsMovedToAnotherPlace(t *testing.T) {
 			map[string]vault.Kind{"here": vault.TokenNotFound, "tenant": vault.IntegrityFailure}},
 		"record ids exchanged": {
 			func(_ *testing.T, s *spots) {
-				s.Exec(`alter table privault.records drop constraint records_pkey`)
-				s.Exec(`update privault.records set record_id = case record_id when $1::uuid then $2::uuid else $1 end where record_id in ($1, $2)`,
-					s.here.id(), s.record.id())
+				exchangeIDs(s, "privault.records")
 			},
 			map[string]vault.Kind{"here": vault.IntegrityFailure, "record": vault.IntegrityFailure}},
 		"record ids exchanged in both tables": {
 			func(_ *testing.T, s *spots) {
-				s.Exec(`alter table privault.records drop constraint records_pkey`)
-				s.Exec(`alter table keystore.data_keys drop constraint data_keys_pkey`)
-				for _, table := range []string{"privault.records", "keystore.data_keys"} {
-					s.Exec(`update `+table+` set record_id = case record_id when $1::uuid then $2::uuid else $1 end where record_id in ($1, $2)`,
-						s.here.id(), s.record.id())
-				}
+				exchangeIDs(s, "privault.records")
+				exchangeIDs(s, "keystore.data_keys")
 			},
 			map[string]vault.Kind{"here": vault.IntegrityFailure, "record": vault.IntegrityFailure}},
 		"another version on the record": {
@@ -272,8 +275,7 @@ func TestRowsMovedToAnotherPlace(t *testing.T) {
 			map[string]vault.Kind{"here": vault.IntegrityFailure}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newSpots(t)
+			s := newSpots(t, v)
 			story.move(t, s)
 			for at, want := range story.want {
 				switch at {
@@ -306,7 +308,7 @@ func TestRowPutBackAfterAChange(t *testing.T) {
 	for name, options := range map[string][]vaulttest.Option{"one database": nil, "keystore apart": {vaulttest.Apart}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newSpots(t, options...)
+			s := newSpots(t, vaulttest.New(t, options...))
 			s.Exec(`create table public.yesterday as select * from privault.records`)
 			_, err := s.PatchRecord(t.Context(), s.here.who, "people", s.here.record.Record,
 				vault.Patch{Fields: map[string]vault.Secret{"name": secret(`"new"`)}, IfVersion: 1})
@@ -332,6 +334,7 @@ func TestRowPutBackAfterAChange(t *testing.T) {
 // The keys of a tenant open nothing in another's place, nor one keyset in another's.
 func TestTenantKeysExchanged(t *testing.T) {
 	t.Parallel()
+	v := vaulttest.New(t)
 	const exchange = `update keystore.%s k set %[2]s = o.%[2]s from keystore.%[1]s o where (k.tenant_id, o.tenant_id) in (($1::uuid, $2::uuid), ($2, $1)) %[3]s`
 	for name, statement := range map[string]string{
 		"tenant_roots":       fmt.Sprintf(exchange, "tenant_roots", "wrapped", ""),
@@ -345,8 +348,7 @@ func TestTenantKeysExchanged(t *testing.T) {
 		"a keyset that is gone": `delete from keystore.tenant_keys where tenant_id in ($1, $2) and name = 'token'`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newSpots(t)
+			s := newSpots(t, v)
 			s.Exec(statement, s.here.who.Tenant, s.tenant.who.Tenant)
 			fresh := s.Replica() // the first one holds the keys already
 			for _, at := range []spot{s.here, s.tenant} {
@@ -363,7 +365,7 @@ func TestTenantKeysExchanged(t *testing.T) {
 // No bit of what is stored can be changed and still give a value.
 func TestEveryFlippedBitIsRefused(t *testing.T) {
 	t.Parallel()
-	s := newSpots(t)
+	s := newSpots(t, vaulttest.New(t))
 	sealed := s.sealed(t, s.here)
 	wrapped := bytesOf(t, s.KeysURL, `select wrapped from keystore.data_keys where record_id = $1`, s.here.id())
 	c, err := pgx.Connect(t.Context(), s.OwnerURL)
@@ -405,7 +407,7 @@ func TestEveryFlippedBitIsRefused(t *testing.T) {
 // What was tampered with is logged for an operator, and the log holds no value.
 func TestIntegrityFailureIsLogged(t *testing.T) {
 	t.Parallel()
-	s := newSpots(t)
+	s := newSpots(t, vaulttest.New(t))
 	s.exchange(t, s.here, s.record, true)
 	s.refuses(t, s.Vault, vault.IntegrityFailure, s.here)
 	if got := s.Count(`select count(*) from privault.audit_entries where outcome = 'failed' and body::jsonb->>'problem' = 'integrity-failure'`); got == 0 {
