@@ -28,7 +28,11 @@ func (s *Server) putCollection(c echo.Context) error {
 	if _, err := bind(c, maxBody, &in); err != nil {
 		return err
 	}
-	coll, created, err := s.vault.PutCollection(c.Request().Context(), caller(c), c.Param("collection"), in)
+	version, err := ifMatch(c)
+	if err != nil {
+		return err
+	}
+	coll, created, err := s.vault.PutCollection(c.Request().Context(), caller(c), c.Param("collection"), in, version)
 	if err != nil {
 		return err
 	}
@@ -72,7 +76,11 @@ func (s *Server) listCollections(c echo.Context) error {
 }
 
 func (s *Server) deleteCollection(c echo.Context) error {
-	if err := s.vault.DeleteCollection(c.Request().Context(), caller(c), c.Param("collection")); err != nil {
+	version, err := ifMatch(c)
+	if err != nil {
+		return err
+	}
+	if err := s.vault.DeleteCollection(c.Request().Context(), caller(c), c.Param("collection"), version); err != nil {
 		return err
 	}
 	return c.NoContent(http.StatusNoContent)

@@ -195,3 +195,16 @@ func TestNamesOfCollections(t *testing.T) {
 	}
 	c.collection(t, strings.Repeat("p", 63), "f", "name")
 }
+
+func TestACollectionChangesOnlyInTheVersionThatWasSeen(t *testing.T) {
+	t.Parallel()
+	c := serve(t).tenant()
+	const path, first = "/v1/collections/people", `{"fields":{"name":{"type":"name"}}}`
+	const second = `{"fields":{"name":{"type":"name"},"notes":{"type":"text"}}}`
+	c.send(t, "PUT", path, first, `If-Match: "1"`).refused(t, 412, "precondition-failed")
+	c.send(t, "PUT", path, first).want(t, 201)
+	c.send(t, "PUT", path, second, `If-Match: "1"`).want(t, 200)
+	c.send(t, "PUT", path, first, `If-Match: "1"`).refused(t, 412, "precondition-failed")
+	c.send(t, "DELETE", path, "", `If-Match: "1"`).refused(t, 412, "precondition-failed")
+	c.send(t, "DELETE", path, "", `If-Match: "2"`).want(t, 204)
+}

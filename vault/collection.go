@@ -229,8 +229,8 @@ func strands(before, after Definition) error {
 		Detail: "a collection may gain optional fields and become looser; values or tokens that exist would lose their schema"}
 }
 
-// PutCollection makes a collection or evolves it; created says which.
-func (v *Vault) PutCollection(ctx context.Context, who Caller, name string, d Definition) (c *Collection, created bool, err error) {
+// PutCollection makes a collection or evolves it; created says which. ifVersion is the version that the caller saw; 0: any.
+func (v *Vault) PutCollection(ctx context.Context, who Caller, name string, d Definition, ifVersion int32) (c *Collection, created bool, err error) {
 	c = &Collection{Name: name, Version: 1}
 	err = v.within(ctx, who, policy.DefineCollection, func(t *txn) error {
 		if err := t.entry.require(policy.DefineCollection, policy.NoView); err != nil {
@@ -248,6 +248,9 @@ func (v *Vault) PutCollection(ctx context.Context, who Caller, name string, d De
 			return err
 		}
 		before, err := t.collection(ctx, `name = $2`, name)
+		if err == nil && ifVersion != 0 && before.Version != ifVersion || errors.Is(err, pgx.ErrNoRows) && ifVersion != 0 {
+			return fail(PreconditionFailed, "the collection has another version by now, or is gone")
+		}
 		if errors.Is(err, pgx.ErrNoRows) {
 			created = true
 			return t.createCollection(ctx, c, d)
@@ -390,8 +393,8 @@ func (v *Vault) ListCollections(ctx context.Context, who Caller, cursor string, 
 	return page, next, err
 }
 
-// DeleteCollection drops a collection that holds no record.
-func (v *Vault) DeleteCollection(ctx context.Context, who Caller, name string) error {
+// DeleteCollection drops a collection that holds no record. ifVersion is the version that the caller saw; 0: any.
+func (v *Vault) DeleteCollection(ctx context.Context, who Caller, name string, ifVersion int32) error {
 	return v.within(ctx, who, policy.DropCollection, func(t *txn) error {
 		c, err := t.namedCollection(ctx, name)
 		if err != nil {
@@ -401,6 +404,9 @@ func (v *Vault) DeleteCollection(ctx context.Context, who Caller, name string) e
 			return err
 		}
 		t.entry.Resources = []resource{{Collection: name}}
+		if ifVersion != 0 && ifVersion != c.Version {
+			return fail(PreconditionFailed, "the collection has another version by now")
+		}
 		if err := t.lockCollection(ctx, c.id); err != nil {
 			return err
 		}

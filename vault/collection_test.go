@@ -1,7 +1,6 @@
 package vault_test
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"strings"
@@ -60,11 +59,11 @@ func TestCollectionEvolves(t *testing.T) {
 			[]vault.FieldError{{Pointer: "/fields/name/classification", Rule: "lowered"}}, false},
 	} {
 		name := fmt.Sprint("c", i)
-		c, created, err := v.PutCollection(t.Context(), who, name, define(maps.Clone(base)))
+		c, created, err := v.PutCollection(t.Context(), who, name, define(maps.Clone(base)), 0)
 		if err != nil || !created || c.Version != 1 {
 			t.Fatal(story.what, c, created, err)
 		}
-		c, created, err = v.PutCollection(t.Context(), who, name, define(story.after))
+		c, created, err = v.PutCollection(t.Context(), who, name, define(story.after), 0)
 		if len(story.strand) > 0 {
 			wantKind(t, story.what, err, vault.Conflict)
 			if diff := cmp.Diff(story.strand, vault.AsError(err).Fields); diff != "" {
@@ -112,18 +111,18 @@ func TestDefinitionsThatAreRefused(t *testing.T) {
 		"a long description":       {vault.Definition{Description: strings.Repeat("x", 1001), Fields: map[string]vault.FieldDefinition{"f": {Type: "string"}}}, "/description", "max-length"},
 		"a description with NUL":   {vault.Definition{Description: "\x00", Fields: map[string]vault.FieldDefinition{"f": {Type: "string"}}}, "/description", "max-length"},
 	} {
-		_, _, err := v.PutCollection(t.Context(), who, "people", story.definition)
+		_, _, err := v.PutCollection(t.Context(), who, "people", story.definition, 0)
 		wantKind(t, what, err, vault.Invalid)
 		if diff := cmp.Diff([]vault.FieldError{{Pointer: story.at, Rule: story.rule}}, vault.AsError(err).Fields); diff != "" {
 			t.Errorf("%s: faults (-want +got):\n%s", what, diff)
 		}
 	}
 	for _, name := range []string{"", "People", "9", "a-b", "a\x00", strings.Repeat("a", 64), "a.b", "a b"} {
-		_, _, err := v.PutCollection(t.Context(), who, name, field(vault.FieldDefinition{Type: "string"}))
+		_, _, err := v.PutCollection(t.Context(), who, name, field(vault.FieldDefinition{Type: "string"}), 0)
 		wantKind(t, "the name "+name, err, vault.Invalid)
 		_, err = v.GetCollection(t.Context(), who, name)
 		wantKind(t, "getting "+name, err, vault.NotFound)
-		wantKind(t, "deleting "+name, v.DeleteCollection(t.Context(), who, name), vault.NotFound)
+		wantKind(t, "deleting "+name, v.DeleteCollection(t.Context(), who, name, 0), vault.NotFound)
 	}
 	if got := v.Count(`select count(*) from privault.collections`); got != 0 {
 		t.Errorf("%d collections were made", got)
@@ -143,7 +142,7 @@ func TestFieldNumbersAreForGood(t *testing.T) {
 		{"z", "map[m:1 z:2]"}, {"a", "map[a:3 m:1 z:2]"}, {"n", "map[a:3 m:1 n:4 z:2]"},
 	} {
 		fields[step.add] = vault.FieldDefinition{Type: "string"}
-		if _, _, err := v.PutCollection(t.Context(), who, "people", define(maps.Clone(fields))); err != nil {
+		if _, _, err := v.PutCollection(t.Context(), who, "people", define(maps.Clone(fields)), 0); err != nil {
 			t.Fatal(err)
 		}
 		if got := numbers(); got != step.want {
@@ -155,7 +154,7 @@ func TestFieldNumbersAreForGood(t *testing.T) {
 	if err := v.DeleteRecord(t.Context(), who, "people", done.Record, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.DeleteCollection(t.Context(), who, "people"); err != nil {
+	if err := v.DeleteCollection(t.Context(), who, "people", 0); err != nil {
 		t.Fatal(err)
 	}
 	v.Collection(who, "people", map[string]string{"m": "string"})
@@ -196,7 +195,7 @@ func TestCollectionChangesReachOtherReplicas(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := v.DeleteCollection(ctx, who, "people"); err != nil {
+	if err := v.DeleteCollection(ctx, who, "people", 0); err != nil {
 		t.Fatal(err)
 	}
 	_, err = other.Tokenize(ctx, who, vault.Batch{Collection: "people", Items: one(map[string]string{"name": "Eve"})})
@@ -211,7 +210,7 @@ func TestCollectionChangesReachOtherReplicas(t *testing.T) {
 func TestCollectionWithRecordsStays(t *testing.T) {
 	t.Parallel()
 	w := newWarmed(t)
-	wantKind(t, "deleting it", w.DeleteCollection(t.Context(), w.who, "people"), vault.Conflict)
+	wantKind(t, "deleting it", w.DeleteCollection(t.Context(), w.who, "people", 0), vault.Conflict)
 	w.read(t, jane)
 }
 
@@ -222,7 +221,7 @@ func TestDeletingACollectionAgainstWriters(t *testing.T) {
 	v := vaulttest.New(t)
 	who := v.Tenant()
 	replicas := []*vault.Vault{v.Vault, v.Replica()}
-	ctx := context.Background()
+	ctx := t.Context()
 	var stored, deleted atomic.Int32
 	for round := range 6 {
 		v.Collection(who, "people", map[string]string{"name": "string"})
@@ -231,9 +230,9 @@ func TestDeletingACollectionAgainstWriters(t *testing.T) {
 		for i := range 64 {
 			wait.Go(func() {
 				<-start
-				vault1 := replicas[i%2]
+				mine := replicas[i%2]
 				if i%16 == round%16 {
-					switch err := vault1.DeleteCollection(ctx, who, "people"); kind(err) {
+					switch err := mine.DeleteCollection(ctx, who, "people", 0); kind(err) {
 					case "":
 						deleted.Add(1)
 					case vault.Conflict, vault.NotFound:
@@ -242,7 +241,7 @@ func TestDeletingACollectionAgainstWriters(t *testing.T) {
 					}
 					return
 				}
-				done, err := vault1.Tokenize(ctx, who, vault.Batch{Collection: "people", Items: one(map[string]string{"name": "Jane"})})
+				done, err := mine.Tokenize(ctx, who, vault.Batch{Collection: "people", Items: one(map[string]string{"name": "Jane"})})
 				switch kind(err) {
 				case "":
 					stored.Add(1)
@@ -263,7 +262,7 @@ func TestDeletingACollectionAgainstWriters(t *testing.T) {
 			t.Fatalf("round %d: %d records in a collection that is gone", round, orphans)
 		}
 		v.Exec(`delete from privault.records`)
-		if err := v.DeleteCollection(ctx, who, "people"); err != nil && kind(err) != vault.NotFound {
+		if err := v.DeleteCollection(ctx, who, "people", 0); err != nil && kind(err) != vault.NotFound {
 			t.Fatal(err)
 		}
 	}
@@ -282,7 +281,7 @@ func TestCollectionMadeByManyAtOnce(t *testing.T) {
 	var wait sync.WaitGroup
 	for i := range 16 {
 		wait.Go(func() {
-			_, created, err := replicas[i%2].PutCollection(t.Context(), who, "people", define(map[string]vault.FieldDefinition{"name": {Type: "string"}}))
+			_, created, err := replicas[i%2].PutCollection(t.Context(), who, "people", define(map[string]vault.FieldDefinition{"name": {Type: "string"}}), 0)
 			if err != nil {
 				t.Error(err)
 			}

@@ -42,7 +42,7 @@ func (c *crowd) gather(t *testing.T) {
 	c.open = dam(t, c.OwnerURL)
 	for n := range vault.LightLanes() {
 		go func() {
-			_, err := c.Tokenize(context.Background(), c.who, vault.Batch{Collection: "people", Items: one(map[string]string{"name": "filler"})})
+			_, err := c.Tokenize(t.Context(), c.who, vault.Batch{Collection: "people", Items: one(map[string]string{"name": "filler"})})
 			c.fillers <- err
 		}()
 		await(t, "a filler is in flight", func() bool {
@@ -73,7 +73,7 @@ func (c *crowd) neighbour(t *testing.T, name string) <-chan told {
 	t.Helper()
 	out := make(chan told, 1)
 	c.send(t, func() {
-		done, err := c.Tokenize(context.Background(), c.who, vault.Batch{Collection: "people", Items: one(map[string]string{"name": name})})
+		done, err := c.Tokenize(t.Context(), c.who, vault.Batch{Collection: "people", Items: one(map[string]string{"name": name})})
 		out <- told{done, err}
 	})
 	return out
@@ -114,7 +114,7 @@ func TestOneConflictAmongFiftyFailsAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCrowd(t, options...)
-			ctx := context.Background()
+			ctx := t.Context()
 			// Another replica has used the Idempotency-Key for another body, and dropped a collection that this one knows.
 			other := c.Replica()
 			claim := func(body string) *vault.IdempotencyKey {
@@ -128,7 +128,7 @@ func TestOneConflictAmongFiftyFailsAlone(t *testing.T) {
 			if err := c.CanTokenize(ctx, c.who, "gone"); err != nil {
 				t.Fatal(err)
 			}
-			if err := other.DeleteCollection(ctx, c.who, "gone"); err != nil {
+			if err := other.DeleteCollection(ctx, c.who, "gone", 0); err != nil {
 				t.Fatal(err)
 			}
 			there := vault.RecordID(c.MustTokenize(c.who, "people", map[string]string{"name": "there"}).Record)
@@ -249,7 +249,7 @@ func TestCallerWhoGoesAwayLosesNothingOfOthers(t *testing.T) {
 	await(t, "a trip is held back", func() bool { return held(c.Bench) == 1 })
 	for range vault.LightLanes() - 1 {
 		go func() {
-			_, err := c.Tokenize(context.Background(), c.who, vault.Batch{Collection: "people", Items: one(map[string]string{"name": "filler"})})
+			_, err := c.Tokenize(t.Context(), c.who, vault.Batch{Collection: "people", Items: one(map[string]string{"name": "filler"})})
 			c.fillers <- err
 		}()
 	}
@@ -286,7 +286,7 @@ func TestNothingIsToldBeforeItsCommit(t *testing.T) {
 	t.Parallel()
 	v := vaulttest.New(t)
 	who := v.Tenant()
-	ctx := context.Background()
+	ctx := t.Context()
 	v.Collection(who, "people", map[string]string{"name": "string"})
 	there := v.MustTokenize(who, "people", map[string]string{"name": "Jane"})
 	for what, do := range map[string]func() (any, error){
@@ -305,7 +305,7 @@ func TestNothingIsToldBeforeItsCommit(t *testing.T) {
 		},
 		"read": func() (any, error) { return v.GetRecord(ctx, who, "people", there.Record, nil, "plain") },
 		"put collection": func() (any, error) {
-			c, _, err := v.PutCollection(ctx, who, "new", vault.Definition{Fields: map[string]vault.FieldDefinition{"a": {Type: "string"}}})
+			c, _, err := v.PutCollection(ctx, who, "new", vault.Definition{Fields: map[string]vault.FieldDefinition{"a": {Type: "string"}}}, 0)
 			return c, err
 		},
 		"issue": func() (any, error) { return v.CreatePrincipal(ctx, who, "svc", []string{policy.Admin}) },

@@ -179,7 +179,7 @@ func (v *Vault) IssueKey(ctx context.Context, who Caller, principalID string, ex
 		}
 		until := t.now.Add(defaultKeyLife)
 		if expires != nil {
-			until = *expires
+			until = *microseconds(expires)
 		}
 		if !until.After(t.now) || until.After(t.now.Add(maxKeyLife)) {
 			return invalid("/expires_at", "range", "a key expires in the future, at most 366 days from now")

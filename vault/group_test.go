@@ -235,7 +235,7 @@ func TestGroupProperties(t *testing.T) {
 				r.settle(nil)
 			}
 		})
-		gone, cancel := context.WithCancel(context.Background())
+		gone, cancel := context.WithCancel(t.Context())
 		cancel()
 		for cargo, weight := range weights {
 			_ = g.ride(gone, cargo, weight)

@@ -1,7 +1,6 @@
 package vault_test
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"sync"
@@ -130,13 +129,13 @@ func TestKeyOfARunningRequest(t *testing.T) {
 	open := dam(t, w.OwnerURL)
 	first := make(chan told, 1)
 	go func() {
-		done, err := w.Tokenize(context.Background(), w.who, keyed("order-1", "Joe"))
+		done, err := w.Tokenize(t.Context(), w.who, keyed("order-1", "Joe"))
 		first <- told{done, err}
 	}()
 	await(t, "the first request is held back", func() bool { return held(w.Bench) == 1 })
 	second := make(chan error, 1)
 	go func() {
-		_, err := w.Tokenize(context.Background(), w.who, keyed("order-1", "Joe"))
+		_, err := w.Tokenize(t.Context(), w.who, keyed("order-1", "Joe"))
 		second <- err
 	}()
 	await(t, "the second request's entry waits", func() bool { n, _ := w.Crowd(w.who.Tenant); return n == 1 || held(w.Bench) == 2 })

@@ -271,7 +271,7 @@ func TestFirstStartOfManyReplicas(t *testing.T) {
 	vaults := make([]*vault.Vault, 8)
 	for i := range vaults {
 		wait.Go(func() {
-			v, err := vault.Open(context.Background(), b.Config)
+			v, err := vault.Open(t.Context(), b.Config)
 			if err != nil {
 				t.Error(err)
 				return
@@ -326,7 +326,7 @@ func TestKeystoreApart(t *testing.T) {
 	if keys("") != 0 || w.Count(`select count(*) from privault.records`) != 0 {
 		t.Error("a deleted record left its row or its key")
 	}
-	if err := w.DeleteCollection(ctx, w.who, "people"); err != nil {
+	if err := w.DeleteCollection(ctx, w.who, "people", 0); err != nil {
 		t.Error(err)
 	}
 }
@@ -360,7 +360,7 @@ func TestCrashBetweenTheTwoCommits(t *testing.T) {
 	if err := w.DeleteRecord(ctx, w.who, "people", w.record.Record, 0); err != nil {
 		t.Errorf("deleting a shredded record: %v", err)
 	}
-	if err := w.DeleteCollection(ctx, w.who, "people"); err != nil {
+	if err := w.DeleteCollection(ctx, w.who, "people", 0); err != nil {
 		t.Errorf("deleting the collection then: %v", err)
 	}
 }

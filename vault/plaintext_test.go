@@ -2,7 +2,6 @@ package vault_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -218,7 +217,7 @@ func dump(t *testing.T, address string) []byte {
 // traffic does everything that can be done with the canaries, and gives those that it added: they have digits alone.
 func traffic(t *testing.T, v *vaulttest.Bench, canaries []string) (added []string) {
 	t.Helper()
-	ctx := context.Background()
+	ctx := t.Context()
 	who := v.Tenant()
 	who.Request = "req-1"
 	v.Collection(who, "people", map[string]string{"name": "string", "email": "email", "note": "text", "doc": "json", "born": "date",
@@ -281,9 +280,9 @@ func traffic(t *testing.T, v *vaulttest.Bench, canaries []string) (added []strin
 	wantKind(t, "a read", err, "")
 	_, err = v.Authenticate(ctx, "pvak_"+canaries[0])
 	wantKind(t, "a value for a key", err, vault.Unauthenticated)
-	_, _, err = v.PutCollection(ctx, who, canaries[0], vault.Definition{})
+	_, _, err = v.PutCollection(ctx, who, canaries[0], vault.Definition{}, 0)
 	wantKind(t, "a value for a new collection's name", err, vault.Invalid)
-	_, _, err = v.PutCollection(ctx, who, "new", vault.Definition{Fields: map[string]vault.FieldDefinition{canaries[0]: {Type: canaries[1], Classification: canaries[2]}}})
+	_, _, err = v.PutCollection(ctx, who, "new", vault.Definition{Fields: map[string]vault.FieldDefinition{canaries[0]: {Type: canaries[1], Classification: canaries[2]}}}, 0)
 	wantKind(t, "values in a definition", err, vault.Invalid)
 	_, err = v.CreatePrincipal(ctx, who, canaries[0], []string{canaries[1]})
 	wantKind(t, "a value for a principal's name", err, vault.Invalid)

@@ -178,7 +178,7 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 	}
 	version, expires := o.row.version+1, o.row.expires
 	if p.SetExpires {
-		expires = p.Expires
+		expires = microseconds(p.Expires)
 	}
 	sealed, wrapped, err := r.keys.sealRecord(o.coll.id, o.row.id, version, values)
 	if err != nil {
@@ -205,6 +205,15 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 	}
 	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, values)
 	return rec, err
+}
+
+// microseconds is a time as Postgres will have it.
+func microseconds(at *time.Time) *time.Time {
+	if at == nil {
+		return nil
+	}
+	short := at.Truncate(time.Microsecond)
+	return &short
 }
 
 // patched gives all values of the record as they will be, in the order of their numbers.

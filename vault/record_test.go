@@ -36,7 +36,8 @@ func newPerson(t *testing.T) *warmed {
 	w.who = w.Tenant()
 	_, _, err := w.PutCollection(t.Context(), w.who, "people", vault.Definition{Fields: map[string]vault.FieldDefinition{
 		"name": {Type: "name", Required: true}, "email": {Type: "email"}, "age": {Type: "number"},
-		"note": {Type: "text", Token: vault.TokenDefinition{Strategy: "none"}}}})
+		"note": {Type: "text", Token: vault.TokenDefinition{Strategy: "none"}}}}, 0)
+
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +319,7 @@ func readBesidePatches(t *testing.T, v *vaulttest.Bench) {
 	for range 4 {
 		wait.Go(func() {
 			for ctx.Err() == nil {
-				got, err := v.GetRecord(context.Background(), who, "people", rec.Record, nil, "plain")
+				got, err := v.GetRecord(t.Context(), who, "people", rec.Record, nil, "plain")
 				if err != nil {
 					t.Errorf("a reader beside a change got %v", err)
 					return
@@ -331,7 +332,7 @@ func readBesidePatches(t *testing.T, v *vaulttest.Bench) {
 		})
 	}
 	for version := int32(1); version <= 60 || reads.Load() < 60 && !t.Failed(); version++ {
-		next := secret(`"` + string(rune('0'+version%10)) + `"`)
+		next := secret(`"` + string('0'+version%10) + `"`)
 		if _, err := v.PatchRecord(t.Context(), who, "people", rec.Record, vault.Patch{Fields: map[string]vault.Secret{"a": next, "b": next}, IfVersion: version}); err != nil {
 			t.Fatal(err)
 		}

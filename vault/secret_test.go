@@ -42,8 +42,8 @@ func bearers() map[string]any {
 
 // leaked says whether text shows the secret in any form that a verb may write: as text, quoted, hex, or decimal bytes.
 func leaked(text string) bool {
-	decimal := fmt.Sprint([]byte(hidden))
-	forms := append(forms(hidden), decimal[1:len(decimal)-1], fmt.Sprintf("% x", hidden), fmt.Sprintf("%#v", []byte(hidden))[7:])
+	raw := []byte(hidden)
+	forms := append(forms(hidden), strings.Trim(fmt.Sprintf("%d", raw), "[]"), fmt.Sprintf("% x", raw), strings.TrimPrefix(fmt.Sprintf("%#v", raw), "[]byte"))
 	return slices.ContainsFunc(forms, func(form string) bool { return strings.Contains(text, form) })
 }
 

@@ -1,7 +1,6 @@
 package vault_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -50,7 +49,7 @@ func await(t *testing.T, what string, holds func() bool) {
 // dam holds back every commit of an audit entry in a database until open is called. Reads go on.
 func dam(t *testing.T, url string) (open func()) {
 	t.Helper()
-	ctx := context.Background()
+	ctx := t.Context()
 	c, err := pgx.Connect(ctx, url)
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +71,7 @@ func held(b *vaulttest.Bench) int {
 // rows is what a query gives, each row as text.
 func rows(t testing.TB, url, query string, args ...any) []string {
 	t.Helper()
-	ctx := context.Background()
+	ctx := t.Context()
 	c, err := pgx.Connect(ctx, url)
 	if err != nil {
 		t.Fatal(err)

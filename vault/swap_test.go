@@ -1,7 +1,6 @@
 package vault_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -32,13 +31,15 @@ func (s spot) number() uint32 { return map[string]uint32{"email": 1, "name": 2}[
 // spots are values that differ in one part of their place, the version left out.
 type spots struct {
 	*vaulttest.Bench
+	t *testing.T
+
 	here, field, record, collection, tenant spot
 }
 
 // newSpots stores them in a vault that stories may share: each has tenants of its own.
 func newSpots(t *testing.T, b *vaulttest.Bench) *spots {
 	t.Helper()
-	s := &spots{Bench: b}
+	s := &spots{Bench: b, t: t}
 	mine, theirs := s.Tenant(), s.Tenant()
 	put := func(who vault.Caller, coll string) spot {
 		fields := map[string]string{"name": "name-" + coll, "email": coll + "@example.com"}
@@ -63,7 +64,7 @@ func newSpots(t *testing.T, b *vaulttest.Bench) *spots {
 // refuses fails the test if any of the spots still gives a value, in any way that a value can be had.
 func (s *spots) refuses(t *testing.T, v *vault.Vault, want vault.Kind, at ...spot) {
 	t.Helper()
-	ctx := context.Background()
+	ctx := t.Context()
 	for _, at := range at {
 		for _, view := range []string{"plain", "masked"} {
 			done, err := v.Detokenize(ctx, at.who, []vault.TokenRef{{Token: at.token(), View: view}})
@@ -92,18 +93,18 @@ func (s *spots) refuses(t *testing.T, v *vault.Vault, want vault.Kind, at ...spo
 func other(field string) string { return map[string]string{"email": "name", "name": "email"}[field] }
 
 // boxes are those of a stored record.
-func (s *spots) boxes(t *testing.T, at spot) seal.Boxes {
-	t.Helper()
-	boxes, err := seal.Unpack(s.sealed(t, at))
+func (s *spots) boxes(at spot) seal.Boxes {
+	s.t.Helper()
+	boxes, err := seal.Unpack(s.sealed(at))
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	return boxes
 }
 
-func (s *spots) sealed(t *testing.T, at spot) []byte {
-	t.Helper()
-	return bytesOf(t, s.OwnerURL, `select sealed from privault.records where record_id = $1`, at.id())
+func (s *spots) sealed(at spot) []byte {
+	s.t.Helper()
+	return bytesOf(s.t, s.OwnerURL, `select sealed from privault.records where record_id = $1`, at.id())
 }
 
 func bytesOf(t *testing.T, url, query string, args ...any) (b []byte) {
@@ -124,15 +125,15 @@ func (s *spots) setSealed(at spot, sealed []byte) {
 }
 
 // exchange swaps the boxes of two values, and the keys of their records too if keys says so.
-func (s *spots) exchange(t *testing.T, a, b spot, keys bool) {
-	t.Helper()
+func (s *spots) exchange(a, b spot, keys bool) {
+	s.t.Helper()
 	if a.id() == b.id() {
-		boxes := s.boxes(t, a)
+		boxes := s.boxes(a)
 		boxes[0].Sealed, boxes[1].Sealed = boxes[1].Sealed, boxes[0].Sealed
 		s.setSealed(a, boxes.Pack())
 		return
 	}
-	ofA, ofB := s.boxes(t, a), s.boxes(t, b)
+	ofA, ofB := s.boxes(a), s.boxes(b)
 	for i := range ofA {
 		if ofA[i].Field == a.number() {
 			ofA[i].Sealed, ofB[i].Sealed = ofB[i].Sealed, ofA[i].Sealed
@@ -141,7 +142,7 @@ func (s *spots) exchange(t *testing.T, a, b spot, keys bool) {
 	s.setSealed(a, ofA.Pack())
 	s.setSealed(b, ofB.Pack())
 	if keys {
-		vaulttest.ExecURL(t, s.KeysURL, `
+		vaulttest.ExecURL(s.t, s.KeysURL, `
 			update keystore.data_keys k set wrapped = o.wrapped from keystore.data_keys o
 			where (k.record_id, o.record_id) in (($1::uuid, $2::uuid), ($2, $1))`, a.id(), b.id())
 	}
@@ -158,9 +159,10 @@ func TestBoxesAndKeysExchangedBetweenPlaces(t *testing.T) {
 	} {
 		for what, keys := range map[string]bool{"boxes": false, "boxes and keys": true} {
 			t.Run(name+" "+what, func(t *testing.T) {
+				t.Parallel()
 				s := newSpots(t, v)
 				there := pick(s)
-				s.exchange(t, s.here, there, keys)
+				s.exchange(s.here, there, keys)
 				s.refuses(t, s.Vault, vault.IntegrityFailure, s.here, there)
 			})
 		}
@@ -178,40 +180,40 @@ func TestRowsMovedToAnotherPlace(t *testing.T) {
 	t.Parallel()
 	v := vaulttest.New(t)
 	for name, story := range map[string]struct {
-		move func(*testing.T, *spots)
+		move func(*spots)
 		want map[string]vault.Kind // of here, and of there
 	}{
 		"sealed column copied to another record": {
-			func(t *testing.T, s *spots) { s.setSealed(s.record, s.sealed(t, s.here)) },
+			func(s *spots) { s.setSealed(s.record, s.sealed(s.here)) },
 			map[string]vault.Kind{"record": vault.IntegrityFailure}},
 		"sealed column and key copied to another record": {
-			func(t *testing.T, s *spots) {
-				s.setSealed(s.record, s.sealed(t, s.here))
+			func(s *spots) {
+				s.setSealed(s.record, s.sealed(s.here))
 				s.Exec(`update keystore.data_keys set wrapped = (select wrapped from keystore.data_keys where record_id = $1) where record_id = $2`,
 					s.here.id(), s.record.id())
 			},
 			map[string]vault.Kind{"record": vault.IntegrityFailure}},
 		"sealed column and key copied to another tenant": {
-			func(t *testing.T, s *spots) {
-				s.setSealed(s.tenant, s.sealed(t, s.here))
+			func(s *spots) {
+				s.setSealed(s.tenant, s.sealed(s.here))
 				s.Exec(`update keystore.data_keys set wrapped = (select wrapped from keystore.data_keys where record_id = $1) where record_id = $2`,
 					s.here.id(), s.tenant.id())
 			},
 			map[string]vault.Kind{"tenant": vault.IntegrityFailure}},
 		"another collection_id": {
-			func(_ *testing.T, s *spots) {
+			func(s *spots) {
 				s.Exec(`update privault.records set collection_id = (select collection_id from privault.records where record_id = $2) where record_id = $1`,
 					s.here.id(), s.collection.id())
 				s.here.coll = "others"
 			},
 			map[string]vault.Kind{"here": vault.IntegrityFailure}},
 		"another tenant_id on the record": {
-			func(_ *testing.T, s *spots) {
+			func(s *spots) {
 				s.Exec(`update privault.records set tenant_id = $2 where record_id = $1`, s.here.id(), s.tenant.who.Tenant)
 			},
 			map[string]vault.Kind{"here": vault.TokenNotFound}},
 		"the record and its key under another tenant's ids": {
-			func(_ *testing.T, s *spots) {
+			func(s *spots) {
 				s.Exec(`delete from privault.records where record_id = $1`, s.tenant.id())
 				s.Exec(`delete from keystore.data_keys where record_id = $1`, s.tenant.id())
 				s.Exec(`update keystore.data_keys set tenant_id = $2, record_id = $3 where record_id = $1`, s.here.id(), s.tenant.who.Tenant, s.tenant.id())
@@ -221,62 +223,63 @@ func TestRowsMovedToAnotherPlace(t *testing.T) {
 			},
 			map[string]vault.Kind{"here": vault.TokenNotFound, "tenant": vault.IntegrityFailure}},
 		"record ids exchanged": {
-			func(_ *testing.T, s *spots) {
+			func(s *spots) {
 				exchangeIDs(s, "privault.records")
 			},
 			map[string]vault.Kind{"here": vault.IntegrityFailure, "record": vault.IntegrityFailure}},
 		"record ids exchanged in both tables": {
-			func(_ *testing.T, s *spots) {
+			func(s *spots) {
 				exchangeIDs(s, "privault.records")
 				exchangeIDs(s, "keystore.data_keys")
 			},
 			map[string]vault.Kind{"here": vault.IntegrityFailure, "record": vault.IntegrityFailure}},
 		"another version on the record": {
-			func(_ *testing.T, s *spots) {
+			func(s *spots) {
 				s.Exec(`update privault.records set version = 2 where record_id = $1`, s.here.id())
 			},
 			map[string]vault.Kind{"here": vault.TokenNotFound}},
 		"another version on the record and its key": {
-			func(_ *testing.T, s *spots) {
+			func(s *spots) {
 				s.Exec(`update privault.records set version = 2 where record_id = $1`, s.here.id())
 				s.Exec(`update keystore.data_keys set version = 2 where record_id = $1`, s.here.id())
 			},
 			map[string]vault.Kind{"here": vault.IntegrityFailure}},
 		"another epoch": {
-			func(_ *testing.T, s *spots) {
+			func(s *spots) {
 				s.Exec(`update privault.records set epoch = 1 where record_id = $1`, s.here.id())
 			},
 			map[string]vault.Kind{}}, // the record may still be read by its id
 		"no key": {
-			func(_ *testing.T, s *spots) {
+			func(s *spots) {
 				s.Exec(`delete from keystore.data_keys where record_id = $1`, s.here.id())
 			},
 			map[string]vault.Kind{"here": vault.TokenNotFound}},
 		"wrapped DEK of nothing": {
-			func(_ *testing.T, s *spots) {
+			func(s *spots) {
 				s.Exec(`update keystore.data_keys set wrapped = decode(repeat('00', 77), 'hex') where record_id = $1`, s.here.id())
 			},
 			map[string]vault.Kind{"here": vault.IntegrityFailure}},
 		"sealed column of nothing": {
-			func(_ *testing.T, s *spots) { s.setSealed(s.here, []byte{}) },
+			func(s *spots) { s.setSealed(s.here, []byte{}) },
 			map[string]vault.Kind{"here": vault.IntegrityFailure}},
 		"sealed column of another format": {
-			func(t *testing.T, s *spots) {
-				sealed := s.sealed(t, s.here)
+			func(s *spots) {
+				sealed := s.sealed(s.here)
 				sealed[0]++
 				s.setSealed(s.here, sealed)
 			},
 			map[string]vault.Kind{"here": vault.IntegrityFailure}},
 		"sealed column cut off": {
-			func(t *testing.T, s *spots) {
-				sealed := s.sealed(t, s.here)
+			func(s *spots) {
+				sealed := s.sealed(s.here)
 				s.setSealed(s.here, sealed[:len(sealed)-1])
 			},
 			map[string]vault.Kind{"here": vault.IntegrityFailure}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newSpots(t, v)
-			story.move(t, s)
+			story.move(s)
 			for at, want := range story.want {
 				switch at {
 				case "here":
@@ -309,7 +312,7 @@ func TestRowPutBackAfterAChange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSpots(t, vaulttest.New(t, options...))
-			s.Exec(`create table public.yesterday as select * from privault.records`)
+			s.Exec(`create table public.yesterday as select tenant_id, record_id, collection_id, subject_id, created_at, updated_at, expires_at, version, epoch, sealed from privault.records`)
 			_, err := s.PatchRecord(t.Context(), s.here.who, "people", s.here.record.Record,
 				vault.Patch{Fields: map[string]vault.Secret{"name": secret(`"new"`)}, IfVersion: 1})
 			if err != nil {
@@ -324,7 +327,8 @@ func TestRowPutBackAfterAChange(t *testing.T) {
 				t.Errorf("yesterday's boxes in today's row give %s", got)
 			}
 			s.Exec(`delete from privault.records where record_id = $1`, s.here.id())
-			s.Exec(`insert into privault.records select * from public.yesterday where record_id = $1`, s.here.id())
+			s.Exec(`insert into privault.records (tenant_id, record_id, collection_id, subject_id, created_at, updated_at, expires_at, version, epoch, sealed)
+				select tenant_id, record_id, collection_id, subject_id, created_at, updated_at, expires_at, version, epoch, sealed from public.yesterday where record_id = $1`, s.here.id())
 			s.refuses(t, s.Vault, vault.TokenNotFound, s.here)
 			s.refuses(t, s.Replica(), vault.TokenNotFound, s.here)
 		})
@@ -348,6 +352,7 @@ func TestTenantKeysExchanged(t *testing.T) {
 		"a keyset that is gone": `delete from keystore.tenant_keys where tenant_id in ($1, $2) and name = 'token'`,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newSpots(t, v)
 			s.Exec(statement, s.here.who.Tenant, s.tenant.who.Tenant)
 			fresh := s.Replica() // the first one holds the keys already
@@ -366,13 +371,13 @@ func TestTenantKeysExchanged(t *testing.T) {
 func TestEveryFlippedBitIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newSpots(t, vaulttest.New(t))
-	sealed := s.sealed(t, s.here)
+	sealed := s.sealed(s.here)
 	wrapped := bytesOf(t, s.KeysURL, `select wrapped from keystore.data_keys where record_id = $1`, s.here.id())
 	c, err := pgx.Connect(t.Context(), s.OwnerURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close(context.Background())
+	defer c.Close(t.Context())
 	// One bit of every byte.
 	try := func(column string, stored []byte, update string) {
 		for i := range stored {
@@ -408,7 +413,7 @@ func TestEveryFlippedBitIsRefused(t *testing.T) {
 func TestIntegrityFailureIsLogged(t *testing.T) {
 	t.Parallel()
 	s := newSpots(t, vaulttest.New(t))
-	s.exchange(t, s.here, s.record, true)
+	s.exchange(s.here, s.record, true)
 	s.refuses(t, s.Vault, vault.IntegrityFailure, s.here)
 	if got := s.Count(`select count(*) from privault.audit_entries where outcome = 'failed' and body::jsonb->>'problem' = 'integrity-failure'`); got == 0 {
 		t.Error("no audit entry says integrity-failure")

@@ -1,7 +1,6 @@
 package vault_test
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -19,7 +18,7 @@ import (
 func TestForeignIsUnknown(t *testing.T) {
 	t.Parallel()
 	v := vaulttest.New(t)
-	ctx := context.Background()
+	ctx := t.Context()
 	owner, stranger := v.Tenant(), v.Tenant()
 	for _, who := range []vault.Caller{owner, stranger} {
 		v.Collection(who, "people", map[string]string{"name": "string"})
@@ -65,7 +64,7 @@ func TestForeignIsUnknown(t *testing.T) {
 			_, err := v.GetCollection(ctx, stranger, collection)
 			return err
 		},
-		"DeleteCollection": func(_, _, collection, _, _ string) error { return v.DeleteCollection(ctx, stranger, collection) },
+		"DeleteCollection": func(_, _, collection, _, _ string) error { return v.DeleteCollection(ctx, stranger, collection, 0) },
 		"IssueKey": func(_, _, _, principal, _ string) error {
 			_, err := v.IssueKey(ctx, stranger, principal, nil)
 			return err
@@ -143,7 +142,7 @@ func tables(b *vaulttest.Bench) []table {
 // asApp runs do in a transaction of the service's role that works for a tenant; nil: for none.
 func asApp(t *testing.T, url string, tenant *[16]byte, do func(pgx.Tx)) {
 	t.Helper()
-	ctx := context.Background()
+	ctx := t.Context()
 	c, err := pgx.Connect(ctx, url)
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +187,7 @@ func TestRowLevelSecurityHidesOtherTenants(t *testing.T) {
 				}
 				count := func(tenant *[16]byte, where string, args ...any) (n int) {
 					asApp(t, app, tenant, func(tx pgx.Tx) {
-						if err := tx.QueryRow(context.Background(), `select count(*) from `+table.name+where, args...).Scan(&n); err != nil {
+						if err := tx.QueryRow(t.Context(), `select count(*) from `+table.name+where, args...).Scan(&n); err != nil {
 							t.Fatal(err)
 						}
 					})
@@ -224,7 +223,7 @@ func TestRowLevelSecurityRefusesForeignWrites(t *testing.T) {
 		}
 	}
 	stranger := s.Tenant().Tenant
-	ctx := context.Background()
+	ctx := t.Context()
 	mine := func() map[string]int {
 		counts := map[string]int{}
 		for _, table := range tables(s.Bench) {
@@ -236,7 +235,7 @@ func TestRowLevelSecurityRefusesForeignWrites(t *testing.T) {
 	for _, table := range tables(s.Bench) {
 		row := rows(t, s.OwnerURL, `select row_to_json(x)::text from `+table.name+` x where tenant_id = $1 limit 1`, s.who.Tenant)[0]
 		asApp(t, s.Config.DataURL, &stranger, func(tx pgx.Tx) {
-			_, err := tx.Exec(ctx, `insert into `+table.name+` select * from json_populate_record(null::`+table.name+`, $1)`, row)
+			_, err := tx.Exec(ctx, `insert into `+table.name+` select (json_populate_record(null::`+table.name+`, $1)).*`, row)
 			var pg *pgconn.PgError
 			if !errors.As(err, &pg) || pg.Code != "42501" || !strings.Contains(pg.Message, "row-level security") {
 				t.Errorf("an insert into %s for another tenant: %v", table.name, err)
@@ -318,7 +317,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		`create function privault.tenant() returns uuid language sql as 'select null'`,
 	} {
 		asApp(t, v.Config.DataURL, nil, func(tx pgx.Tx) {
-			_, err := tx.Exec(context.Background(), statement)
+			_, err := tx.Exec(t.Context(), statement)
 			var pg *pgconn.PgError
 			if !errors.As(err, &pg) || pg.Code != "42501" {
 				t.Errorf("%s as the service's role: %v, want insufficient privilege", statement, err)

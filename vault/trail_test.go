@@ -32,7 +32,7 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 	s := &scene{Bench: vaulttest.New(t, options...)}
 	s.who = s.Tenant()
 	s.who.Request = "req-1"
-	ctx := context.Background()
+	ctx := t.Context()
 	s.Collection(s.who, "people", map[string]string{"name": "string", "email": "email"})
 	s.Collection(s.who, "empty", map[string]string{"name": "string"})
 	s.record = s.MustTokenize(s.who, "people", map[string]string{"name": "Jane Roe", "email": "jane@example.com"})
@@ -160,20 +160,20 @@ func operations() []operation {
 			fail: func(s *scene, who vault.Caller) error { return s.DeleteRecord(ctx, who, "people", "rec_x", 0) }},
 		{name: "PutCollection, new", action: policy.DefineCollection, problem: vault.Invalid,
 			do: func(s *scene, who vault.Caller) error {
-				_, _, err := s.PutCollection(ctx, who, "new", fields("a"))
+				_, _, err := s.PutCollection(ctx, who, "new", fields("a"), 0)
 				return err
 			},
 			fail: func(s *scene, who vault.Caller) error {
-				_, _, err := s.PutCollection(ctx, who, "Bad Name", fields("a"))
+				_, _, err := s.PutCollection(ctx, who, "Bad Name", fields("a"), 0)
 				return err
 			}},
 		{name: "PutCollection, evolved", action: policy.DefineCollection, problem: vault.Conflict,
 			do: func(s *scene, who vault.Caller) error {
-				_, _, err := s.PutCollection(ctx, who, "empty", fields("name", "more"))
+				_, _, err := s.PutCollection(ctx, who, "empty", fields("name", "more"), 0)
 				return err
 			},
 			fail: func(s *scene, who vault.Caller) error {
-				_, _, err := s.PutCollection(ctx, who, "empty", fields("other"))
+				_, _, err := s.PutCollection(ctx, who, "empty", fields("other"), 0)
 				return err
 			}},
 		{name: "GetCollection", action: policy.ReadCollection, problem: vault.NotFound,
@@ -183,8 +183,8 @@ func operations() []operation {
 			do:   func(s *scene, who vault.Caller) error { _, _, err := s.ListCollections(ctx, who, "", 10); return err },
 			fail: func(s *scene, who vault.Caller) error { _, _, err := s.ListCollections(ctx, who, "x", 10); return err }},
 		{name: "DeleteCollection", action: policy.DropCollection, problem: vault.Conflict,
-			do:   func(s *scene, who vault.Caller) error { return s.DeleteCollection(ctx, who, "empty") },
-			fail: func(s *scene, who vault.Caller) error { return s.DeleteCollection(ctx, who, "people") }},
+			do:   func(s *scene, who vault.Caller) error { return s.DeleteCollection(ctx, who, "empty", 0) },
+			fail: func(s *scene, who vault.Caller) error { return s.DeleteCollection(ctx, who, "people", 0) }},
 		{name: "CreatePrincipal", action: policy.ManagePrincipals, problem: vault.Conflict,
 			do: func(s *scene, who vault.Caller) error {
 				_, err := s.CreatePrincipal(ctx, who, "another", []string{"admin"})
@@ -259,32 +259,27 @@ func TestEveryOperationLeavesOneEntry(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	for _, op := range operations() {
-		t.Run(op.name, func(t *testing.T) {
-			request := "req-1"
-			if op.operator {
-				request = "-"
+		request := "req-1"
+		if op.operator {
+			request = "-"
+		}
+		leaves := func(how string, do func(), want ...string) {
+			if diff := cmp.Diff(want, written(s, do)); diff != "" {
+				t.Errorf("entries of %s, %s (-want +got):\n%s", op.name, how, diff)
 			}
-			want := []string{fmt.Sprintf("%s failed %s %s", op.action, op.problem, request)}
-			got := written(s, func() { wantKind(t, "in vain", op.fail(s, s.who), op.problem) })
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("entries of a failed call (-want +got):\n%s", diff)
-			}
-			if !op.operator {
-				want = []string{fmt.Sprintf("%s denied forbidden req-1", op.action)}
-				got = written(s, func() { wantKind(t, "without a role", op.do(s, vaulttest.As(s.who, "nobody")), vault.Forbidden) })
-				if diff := cmp.Diff(want, got); diff != "" {
-					t.Errorf("entries of a denied call (-want +got):\n%s", diff)
-				}
-			}
+		}
+		leaves("in vain", func() { wantKind(t, op.name+" in vain", op.fail(s, s.who), op.problem) },
+			fmt.Sprintf("%s failed %s %s", op.action, op.problem, request))
+		if !op.operator {
+			leaves("without a role", func() {
+				wantKind(t, op.name+" without a role", op.do(s, vaulttest.As(s.who, "nobody")), vault.Forbidden)
+			}, fmt.Sprintf("%s denied forbidden req-1", op.action))
+		}
+		var want []string
+		if !op.quiet {
 			want = []string{fmt.Sprintf("%s ok - %s", op.action, request)}
-			if op.quiet {
-				want = nil
-			}
-			got = written(s, func() { wantKind(t, "allowed", op.do(s, s.who), "") })
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("entries of a call that worked (-want +got):\n%s", diff)
-			}
-		})
+		}
+		leaves("allowed", func() { wantKind(t, op.name, op.do(s, s.who), "") }, want...)
 	}
 }
 

@@ -313,7 +313,8 @@ func loadSample(ctx context.Context, v *vault.Vault, who vault.Caller) (token st
 			"name":  {Type: "name", Classification: "confidential", Required: true},
 			"email": {Type: "email", Classification: "confidential"},
 			"pan":   {Type: "pan", Classification: "restricted"},
-		}})
+		}}, 0)
+
 	if err != nil {
 		return "", err
 	}

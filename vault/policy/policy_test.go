@@ -139,7 +139,7 @@ func TestViews(t *testing.T) {
 			t.Errorf("view %q is %v", name, view)
 		}
 	}
-	if !(NoView < Redacted && Redacted < Masked && Masked < Plain) {
+	if NoView >= Redacted || Redacted >= Masked || Masked >= Plain {
 		t.Error("the views are not in their order")
 	}
 }

@@ -255,7 +255,7 @@ func (b *Bench) Collection(who vault.Caller, name string, fields map[string]stri
 	for field, typ := range fields {
 		d.Fields[field] = vault.FieldDefinition{Type: typ}
 	}
-	if _, _, err := b.PutCollection(context.Background(), who, name, d); err != nil {
+	if _, _, err := b.PutCollection(context.Background(), who, name, d, 0); err != nil {
 		b.t.Fatal("define a collection: ", err)
 	}
 }
