@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"mime"
 	"net/http"
 	"net/url"
@@ -90,6 +91,11 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			return invalid("", "purpose", "Privault-Purpose is a lower-case letter, then up to 62 of a-z 0-9 _ -")
 		}
 		c.Set(callerKey, who)
+		if !streams(c) {
+			ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+			defer cancel()
+			c.SetRequest(r.WithContext(ctx))
+		}
 		return next(c)
 	}
 }

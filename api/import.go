@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -25,6 +26,9 @@ const (
 )
 
 var errLineTooLong = errors.New("line too long")
+
+// streams says whether a request may take as long as it likes.
+func streams(c echo.Context) bool { return strings.HasSuffix(c.Path(), "/import") }
 
 // importRecords streams both ways: a record a line in, its outcome a line out, in order. A line that fails leaves the
 // others alone. An outcome is written after its record is durable.
@@ -58,6 +62,7 @@ func (s *Server) importRecords(c echo.Context) error {
 			index += len(lines)
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
+			_ = control.SetWriteDeadline(time.Now().Add(streamPause))
 			return s.abort(c, index, err)
 		}
 	}

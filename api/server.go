@@ -109,6 +109,7 @@ func matched(c echo.Context) bool { return c.Path() != "" && !strings.HasSuffix(
 
 // The time-outs of both listeners. A route that streams moves its own deadlines (import.go).
 const (
+	requestTimeout    = 45 * time.Second // for the work itself
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 30 * time.Second
 	writeTimeout      = 60 * time.Second

@@ -141,7 +141,7 @@ func (d *Definition) check() error {
 		bad("/kms", "not-available", "kms is hierarchical; direct does not exist yet")
 	}
 	if d.Retention != nil {
-		bad("/retention", "not-available", "retention rules do not exist yet; use expires_at on the record")
+		bad("/retention", "not-available", "retention rules do not exist yet; a record's expires_at makes it unreadable, and DELETE removes it")
 	}
 	if len(d.Description) > maxDescription || strings.ContainsRune(d.Description, 0) {
 		bad("/description", "max-length", fmt.Sprintf("a description has at most %d bytes and no U+0000", maxDescription))
@@ -507,6 +507,12 @@ func (v *Vault) collectionNamed(ctx context.Context, tenant ID, name string, fre
 		v.collections.forget(tenant, name)
 	}
 	return c, err
+}
+
+// outdated says whether a collection is no longer what the database has.
+func (v *Vault) outdated(ctx context.Context, tenant ID, c *Collection) bool {
+	now, err := v.collectionNamed(ctx, tenant, c.Name, true)
+	return err != nil || now.id != c.id || now.Version != c.Version
 }
 
 // collectionByID gives a collection in at least the version that a row was read with.

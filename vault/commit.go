@@ -146,7 +146,7 @@ func (v *Vault) commitAll(ctx context.Context, tenant ID, changes []*change) (ma
 		return nil, err
 	}
 	if v.store.apart && len(p.record) > 0 {
-		// The keystore first: a DEK without a record is harmless and swept, a record without a DEK is lost.
+		// The keystore first: a DEK without a record is harmless, a record without a DEK is lost.
 		if err := v.insertKeys(ctx, tenant, p); err != nil {
 			return nil, err
 		}

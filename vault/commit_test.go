@@ -246,7 +246,7 @@ func TestCallerWhoGoesAwayLosesNothingOfOthers(t *testing.T) {
 		gone <- err
 	}
 	go tokenize("in flight")
-	await(t, "a trip is held back", func() bool { return held(c.Bench) == 1 })
+	await(t, "a trip is held back", func() bool { return held(c.Bench, "privault.audit_entries") == 1 })
 	for range vault.LightLanes() - 1 {
 		go func() {
 			_, err := c.Tokenize(t.Context(), c.who, vault.Batch{Collection: "people", Items: one(map[string]string{"name": "filler"})})
@@ -319,7 +319,7 @@ func TestNothingIsToldBeforeItsCommit(t *testing.T) {
 			_, err := do()
 			answer <- err
 		}()
-		await(t, "the commit is held back: "+what, func() bool { return held(v) == 1 })
+		await(t, "the commit is held back: "+what, func() bool { return held(v, "privault.audit_entries") == 1 })
 		select {
 		case err := <-answer:
 			t.Errorf("%s answered (%v) before its commit", what, err)
@@ -372,5 +372,30 @@ func TestCloseFinishesWhatWasAccepted(t *testing.T) {
 		if err := <-c.fillers; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A reader who goes away while the database is asked gets no answer, and the trip that goes on without it harms nobody.
+func TestReaderWhoGoesAwayWhileReading(t *testing.T) {
+	t.Parallel()
+	w := newWarmed(t)
+	open := lock(t, w.OwnerURL, "privault.records in access exclusive mode")
+	ctx, leave := context.WithCancel(t.Context())
+	gone, stayed := make(chan error, 1), make(chan string, 1)
+	go func() {
+		_, err := w.Detokenize(ctx, w.who, []vault.TokenRef{{Token: w.record.Tokens["name"], View: "plain"}})
+		gone <- err
+	}()
+	await(t, "the read is held back", func() bool { return held(w.Bench, "privault.records") == 1 })
+	go func() { stayed <- w.Reveal(w.who, w.record.Tokens["name"]) }()
+	leave()
+	wantKind(t, "a reader who went away", <-gone, vault.Cancelled)
+	open()
+	if got := <-stayed; got != jane {
+		t.Errorf("the reader who stayed got %s", got)
+	}
+	w.read(t, jane)
+	if got := w.Count(`select count(*) from privault.audit_entries where action = 'detokenize' and outcome = 'ok'`); got != 2 {
+		t.Errorf("%d entries of a reveal, want none of the reader who went away", got)
 	}
 }

@@ -31,6 +31,8 @@ const (
 const (
 	defaultKeyLife = 90 * 24 * time.Hour
 	maxKeyLife     = 366 * 24 * time.Hour
+	// A development server goes on with its key for as long as its data lies there.
+	developerKeyLife = 10 * 365 * 24 * time.Hour
 	// credentialTTL bounds how long a revoked key still works on a replica that didn't revoke it.
 	credentialTTL = 5 * time.Second
 )
@@ -117,6 +119,8 @@ func (v *Vault) Authenticate(ctx context.Context, key string) (Caller, error) {
 }
 
 func (v *Vault) lookUp(ctx context.Context, key string, known [sha256.Size]byte) (c Caller, err error) {
+	ctx, cancel := context.WithTimeout(ctx, tripLimit) // the flight is everybody's who waits for it
+	defer cancel()
 	keys, err := v.keyring.of(ctx, deploymentTenant)
 	if err != nil {
 		return c, err
@@ -208,7 +212,7 @@ func (t *txn) issue(ctx context.Context, deployment *tenantKeys, principal ID, e
 	return issued, err
 }
 
-// RevokeKey ends an API key: at once here, within credentialTTL on every other replica.
+// RevokeKey ends an API key: for calls that begin afterwards here, within credentialTTL on every other replica.
 func (v *Vault) RevokeKey(ctx context.Context, who Caller, principalID, keyID string) error {
 	err := v.within(ctx, who, policy.ManagePrincipals, func(t *txn) error {
 		principal, knownPrincipal := parseID(principalPrefix, principalID)

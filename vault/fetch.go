@@ -34,8 +34,10 @@ func (v *Vault) fetch(ctx context.Context, tenant ID, ids []ID) (map[ID]*row, er
 	if len(ids) > heavy {
 		reads = g.bulkReads
 	}
-	err := reads.ride(ctx, f, len(ids))
-	return f.rows, err
+	if err := reads.ride(ctx, f, len(ids)); err != nil {
+		return nil, err // the trip may be under way still: rows are its own until it has settled
+	}
+	return f.rows, nil
 }
 
 func (v *Vault) fetchTogether(ctx context.Context, tenant ID, rs []rider[*fetch]) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -136,6 +137,7 @@ func connect(ctx context.Context, url string, maxConns int32) (database, error) 
 	} {
 		config.ConnConfig.RuntimeParams[name] = value
 	}
+	config.ConnConfig.ConnectTimeout = 5 * time.Second
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return database{}, err
@@ -177,10 +179,11 @@ func (v *Vault) Faults(ctx context.Context) (f Faults, err error) {
 	if err := v.store.data.faults(ctx, "privault", &f); err != nil {
 		return f, err
 	}
+	err = v.store.keys.faults(ctx, "keystore", &f)
 	if !v.store.apart {
-		return f, nil
+		f.Durability = slices.Compact(f.Durability) // one server: said once
 	}
-	return f, v.store.keys.faults(ctx, "keystore", &f)
+	return f, err
 }
 
 // txn is one operation's transaction, on both databases.
@@ -203,8 +206,8 @@ type recordVersion struct {
 // otherwise nothing of it stays but an entry that says how it failed.
 //
 // With a keystore of its own there are two transactions. The keystore's commits first, so a crash between the two
-// leaves at most a DEK without a record, or a record that is already shredded: both are swept, and neither loses what
-// was acknowledged.
+// leaves at most a DEK that nothing is sealed under, or, of a delete, a record that is shredded already and answers like
+// an unknown one. Neither loses what was acknowledged; nothing sweeps such rows yet.
 func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do func(*txn) error) error {
 	e, err := v.open(who, action)
 	if err != nil {
@@ -258,7 +261,10 @@ func (v *Vault) shredApart(ctx context.Context, t *txn) error {
 	if !v.store.apart || len(t.shredLater) == 0 {
 		return nil
 	}
-	err := v.store.keys.within(context.WithoutCancel(ctx), t.who.Tenant, func(tx pgx.Tx) error {
+	// The record points at its new key: that the caller has gone away must not keep the old one.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tripLimit)
+	defer cancel()
+	err := v.store.keys.within(ctx, t.who.Tenant, func(tx pgx.Tx) error {
 		return shred(ctx, tx, t.who.Tenant, t.shredLater)
 	})
 	if err != nil {
@@ -284,18 +290,9 @@ func shred(ctx context.Context, tx pgx.Tx, tenant ID, keys []recordVersion) erro
 // is what the caller hears.
 func (v *Vault) refuse(ctx context.Context, e *entry, err error) error {
 	e.close(err)
-	e.Resources = resourcesWithoutRecords(e.Resources)
 	if left := v.commit(context.WithoutCancel(ctx), &change{entry: e}); left != nil {
 		v.log.ErrorContext(ctx, "no audit entry for a failed operation", "request_id", e.Request, "action", e.Action, "problem", e.Problem, "error", left)
 		return AsError(left)
 	}
 	return AsError(err)
-}
-
-// resourcesWithoutRecords: what a failed operation would have touched stays, the ids that it never made don't.
-func resourcesWithoutRecords(rs []resource) []resource {
-	for i := range rs {
-		rs[i].Records = nil
-	}
-	return rs
 }

@@ -132,13 +132,16 @@ func TestKeyOfARunningRequest(t *testing.T) {
 		done, err := w.Tokenize(t.Context(), w.who, keyed("order-1", "Joe"))
 		first <- told{done, err}
 	}()
-	await(t, "the first request is held back", func() bool { return held(w.Bench) == 1 })
+	await(t, "the first request is held back", func() bool { return held(w.Bench, "privault.audit_entries") == 1 })
 	second := make(chan error, 1)
 	go func() {
 		_, err := w.Tokenize(t.Context(), w.who, keyed("order-1", "Joe"))
 		second <- err
 	}()
-	await(t, "the second request's entry waits", func() bool { n, _ := w.Crowd(w.who.Tenant); return n == 1 || held(w.Bench) == 2 })
+	await(t, "the second request's entry waits", func() bool {
+		n, _ := w.Crowd(w.who.Tenant)
+		return n == 1 || held(w.Bench, "privault.audit_entries") == 2
+	})
 	open()
 	err := <-second
 	if wantKind(t, "the same key while the first runs", err, vault.Conflict); vault.AsError(err).RetryAfter == 0 {
@@ -264,4 +267,33 @@ func TestStoredAnswersAreBound(t *testing.T) {
 		_, err := w.Tokenize(ctx, w.who, keyed(key, "Joe"))
 		wantKind(t, "an answer that was moved", err, vault.IntegrityFailure)
 	}
+}
+
+// A retry gets the first answer also when the request would be refused by now, and another body its conflict when that
+// body is refused.
+func TestKeyComesBeforeTheItems(t *testing.T) {
+	t.Parallel()
+	w := newWarmed(t)
+	soon := w.Now().Add(time.Hour)
+	batch := func() vault.Batch {
+		b := keyed("order-1", "Joe")
+		b.Items[0].Expires = &soon
+		return b
+	}
+	first, err := w.Tokenize(t.Context(), w.who, batch())
+	if err != nil || first[0].Err != nil {
+		t.Fatal(first, err)
+	}
+	w.Advance(2 * time.Hour)
+	again, err := w.Tokenize(t.Context(), w.who, batch())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(first, again, sameAnswer); diff != "" {
+		t.Errorf("the answer is another one (-first +again):\n%s", diff)
+	}
+	other := keyed("order-1", "Eve")
+	other.Items[0].Fields["x"] = secret(`1`)
+	_, err = w.Tokenize(t.Context(), w.who, other)
+	wantKind(t, "the key with another body, which is refused besides", err, vault.IdempotencyConflict)
 }

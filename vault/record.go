@@ -75,6 +75,7 @@ func (v *Vault) getRecord(ctx context.Context, e *entry, collection, record stri
 			return nil, invalid("", "unknown-field", "the collection has no such field")
 		}
 	}
+	defer r.conclude()
 	return r.record(o, fields, wanted)
 }
 
@@ -200,9 +201,6 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 	t.shredLater = append(t.shredLater, recordVersion{o.row.id, o.row.version})
 	t.entry.Resources = []resource{{Collection: o.coll.Name, Fields: p.names(), Records: []string{o.id}}}
 	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: t.now, Expires: expires}
-	if values[0].number == subjectField {
-		rec.Subject = string(values[0].plain)
-	}
 	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, values)
 	return rec, err
 }
@@ -275,7 +273,8 @@ func (p Patch) names() []string {
 	return names
 }
 
-// DeleteRecord deletes a record: its DEKs, and with them every copy of its values, and its row. ifVersion 0 means any.
+// DeleteRecord deletes a record, an expired one too: its DEKs, and with them every copy of its values, and its row.
+// ifVersion 0 means any.
 func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record string, ifVersion int32) error {
 	return v.within(ctx, who, policy.DeleteRecord, func(t *txn) error {
 		id, ok := parseID(recordPrefix, record)
@@ -285,8 +284,8 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 		var version int32
 		err := t.data.QueryRow(ctx, `
 			select r.version from privault.records r join privault.collections c using (tenant_id, collection_id)
-			where r.tenant_id = $1 and r.record_id = $2 and c.name = $3 and (r.expires_at is null or r.expires_at > $4)
-			for update of r`, who.Tenant, id, collection, t.now).Scan(&version)
+			where r.tenant_id = $1 and r.record_id = $2 and c.name = $3
+			for update of r`, who.Tenant, id, collection).Scan(&version)
 		if err != nil {
 			if errors.Is(err, pgx.ErrNoRows) {
 				return fail(NotFound, "")

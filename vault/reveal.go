@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/privault/privault/vault/policy"
 	"github.com/privault/privault/vault/seal"
@@ -83,6 +84,7 @@ func (v *Vault) detokenize(ctx context.Context, e *entry, refs []TokenRef) ([]Re
 			e.Refused++
 		}
 	}
+	r.conclude()
 	e.Items = len(refs)
 	if e.Refused == e.Items {
 		e.close(done[0].Err)
@@ -96,17 +98,25 @@ type reader struct {
 	keys   *tenantKeys
 	entry  *entry
 	opened map[ID]*opened
-	noted  map[sight]bool
+	sights map[sight]*seen
+	order  []*seen // as they came
 }
 
-// sight is one record seen in one view.
+// sight is one record, asked for in one view, with one outcome.
 type sight struct {
 	record ID
 	view   policy.View
+	denied bool
+}
+
+// seen is what a sight showed, or would have.
+type seen struct {
+	resource
+	record string
 }
 
 func (v *Vault) newReader(keys *tenantKeys, e *entry) *reader {
-	return &reader{vault: v, keys: keys, entry: e, opened: map[ID]*opened{}, noted: map[sight]bool{}}
+	return &reader{vault: v, keys: keys, entry: e, opened: map[ID]*opened{}, sights: map[sight]*seen{}}
 }
 
 // opened is a record whose DEK is unwrapped.
@@ -169,10 +179,11 @@ func (r *reader) open(ctx context.Context, row *row) (*opened, error) {
 // show asks for a view of one field and gives the value in it.
 func (r *reader) show(o *opened, f *field, view policy.View, action policy.Action) (Secret, error) {
 	if err := r.entry.require(action, view); err != nil {
+		r.note(o, f, view, true)
 		return Secret{}, err
 	}
 	if view == policy.Redacted {
-		r.note(o, f, view)
+		r.note(o, f, view, false)
 		return NewSecret([]byte("null")), nil
 	}
 	plain, err := r.plain(o, f.number)
@@ -188,7 +199,7 @@ func (r *reader) show(o *opened, f *field, view policy.View, action policy.Actio
 	if err != nil {
 		return Secret{}, &Error{Kind: Internal, cause: fmt.Errorf("a value of field %s does not encode", f.name)}
 	}
-	r.note(o, f, view)
+	r.note(o, f, view, false)
 	return NewSecret(shown), nil
 }
 
@@ -209,24 +220,35 @@ func (r *reader) plain(o *opened, number uint16) ([]byte, error) {
 	return plain, nil
 }
 
-// note adds to the entry what was shown.
-func (r *reader) note(o *opened, f *field, view policy.View) {
-	seen := sight{o.row.id, view}
-	fresh := !r.noted[seen]
-	r.noted[seen] = true
-	for i := range r.entry.Resources {
-		res := &r.entry.Resources[i]
-		if res.Collection != o.coll.Name || res.View != view.String() {
-			continue
+// note keeps what was shown, or denied.
+func (r *reader) note(o *opened, f *field, view policy.View, denied bool) {
+	at := sight{o.row.id, view, denied}
+	n := r.sights[at]
+	if n == nil {
+		n = &seen{resource{Collection: o.coll.Name, View: view.String(), Rule: r.entry.ruled}, o.id}
+		if denied {
+			n.Outcome = outcomeDenied
 		}
-		if !slices.Contains(res.Fields, f.name) {
-			res.Fields = append(res.Fields, f.name)
-		}
-		if fresh {
-			res.Records = append(res.Records, o.id)
-		}
-		return
+		r.sights[at] = n
+		r.order = append(r.order, n)
 	}
-	r.entry.Resources = append(r.entry.Resources, resource{
-		Collection: o.coll.Name, Fields: []string{f.name}, View: view.String(), Records: []string{o.id}})
+	if i, have := slices.BinarySearch(n.Fields, f.name); !have {
+		n.Fields = slices.Insert(n.Fields, i, f.name)
+	}
+}
+
+// conclude writes what was noted into the entry. Records of which just the same was seen stand together, so that the
+// entry says of each record which fields were shown, and no more.
+func (r *reader) conclude() {
+	index := map[string]int{}
+	for _, n := range r.order {
+		alike := strings.Join(append([]string{n.Collection, n.View, n.Outcome, n.Rule}, n.Fields...), "\x00")
+		i, have := index[alike]
+		if !have {
+			i = len(r.entry.Resources)
+			index[alike] = i
+			r.entry.Resources = append(r.entry.Resources, n.resource)
+		}
+		r.entry.Resources[i].Records = append(r.entry.Resources[i].Records, n.record)
+	}
 }

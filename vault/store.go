@@ -62,12 +62,13 @@ type Faults struct {
 }
 
 func (d database) faults(ctx context.Context, schema string, f *Faults) error {
-	var role, fsync, pages string
+	var role, fsync, pages, commit string
 	var super, bypass, owner bool
 	err := d.pool.QueryRow(ctx, `
 		select current_user, rolsuper, rolbypassrls, current_setting('fsync'), current_setting('full_page_writes'),
+			current_setting('synchronous_commit'),
 			exists (select from pg_tables where schemaname = $1 and pg_has_role(current_user, tableowner, 'member'))
-		from pg_roles where rolname = current_user`, schema).Scan(&role, &super, &bypass, &fsync, &pages, &owner)
+		from pg_roles where rolname = current_user`, schema).Scan(&role, &super, &bypass, &fsync, &pages, &commit, &owner)
 	if err != nil {
 		return fmt.Errorf("look at the database role: %w", err)
 	}
@@ -76,9 +77,9 @@ func (d database) faults(ctx context.Context, schema string, f *Faults) error {
 			"row-level security would not bind it; connect as a member of privault_app or privault_keystore (privault migrate roles)",
 			role, super, bypass, schema, owner))
 	}
-	if fsync != "on" || pages != "on" {
-		f.Durability = append(f.Durability, fmt.Sprintf("the Postgres server of schema %s runs with fsync=%s and full_page_writes=%s: "+
-			"it may lose what was acknowledged", schema, fsync, pages))
+	if fsync != "on" || pages != "on" || commit == "off" {
+		f.Durability = append(f.Durability, fmt.Sprintf("the Postgres server runs with fsync=%s, full_page_writes=%s and synchronous_commit=%s: "+
+			"it may lose what was acknowledged", fsync, pages, commit))
 	}
 	return nil
 }

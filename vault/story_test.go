@@ -49,6 +49,12 @@ func await(t *testing.T, what string, holds func() bool) {
 // dam holds back every commit of an audit entry in a database until open is called. Reads go on.
 func dam(t *testing.T, url string) (open func()) {
 	t.Helper()
+	return lock(t, url, "privault.audit_entries in share mode")
+}
+
+// lock takes a lock on a table until open is called.
+func lock(t *testing.T, url, table string) (open func()) {
+	t.Helper()
 	ctx := t.Context()
 	c, err := pgx.Connect(ctx, url)
 	if err != nil {
@@ -56,16 +62,16 @@ func dam(t *testing.T, url string) (open func()) {
 	}
 	open = func() { _ = c.Close(ctx) }
 	t.Cleanup(open)
-	if _, err := c.Exec(ctx, `begin; lock table privault.audit_entries in share mode`); err != nil {
+	if _, err := c.Exec(ctx, `begin; lock table `+table); err != nil {
 		t.Fatal(err)
 	}
 	return open
 }
 
-// held says how many transactions of a database a dam holds back.
-func held(b *vaulttest.Bench) int {
-	return b.Count(`select count(*) from pg_locks where relation = 'privault.audit_entries'::regclass and not granted
-		and database = (select oid from pg_database where datname = current_database())`)
+// held says how many transactions of a database wait for a lock on a table.
+func held(b *vaulttest.Bench, table string) int {
+	return b.Count(`select count(*) from pg_locks where relation = $1::text::regclass and not granted
+		and database = (select oid from pg_database where datname = current_database())`, table)
 }
 
 // rows is what a query gives, each row as text.

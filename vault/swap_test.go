@@ -171,7 +171,9 @@ func TestBoxesAndKeysExchangedBetweenPlaces(t *testing.T) {
 
 // exchangeIDs swaps the record ids of two rows.
 func exchangeIDs(s *spots, table string) {
-	for _, step := range [][2][16]byte{{s.here.id(), {1}}, {s.record.id(), s.here.id()}, {{1}, s.record.id()}} {
+	meanwhile := s.here.id()
+	meanwhile[0]++
+	for _, step := range [][2][16]byte{{s.here.id(), meanwhile}, {s.record.id(), s.here.id()}, {meanwhile, s.record.id()}} {
 		s.Exec(`update `+table+` set record_id = $2 where record_id = $1`, step[0], step[1])
 	}
 }

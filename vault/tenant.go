@@ -33,6 +33,13 @@ func (v *Vault) ensureDeploymentKeys(ctx context.Context) error {
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
+	tenants, err := v.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	if len(tenants) > 0 {
+		return errors.New("the keystore has no keys of this deployment, which has tenants: is the keystore's URL the right one?")
+	}
 	keys, err := v.keyring.create(ctx, deploymentTenant, deploymentKeysets)
 	if err != nil {
 		return err
@@ -83,7 +90,11 @@ func (v *Vault) CreateTenant(ctx context.Context, name string, roles []string) (
 		if err != nil {
 			return err
 		}
-		issued, err = t.issue(ctx, deployment, principal, t.now.Add(defaultKeyLife))
+		life := defaultKeyLife
+		if slices.Contains(roles, policy.Developer) {
+			life = developerKeyLife
+		}
+		issued, err = t.issue(ctx, deployment, principal, t.now.Add(life))
 		return err
 	})
 	issued.Tenant = name

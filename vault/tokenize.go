@@ -61,7 +61,8 @@ func (v *Vault) Tokenize(ctx context.Context, who Caller, b Batch) ([]Tokenized,
 			return done, err
 		}
 	}
-	return nil, &Error{Kind: Conflict, Detail: "the collection keeps changing", RetryAfter: time.Second}
+	return nil, v.refuseUnopened(ctx, who, policy.Tokenize,
+		&Error{Kind: Conflict, Detail: "the collection keeps changing", RetryAfter: time.Second})
 }
 
 // CanTokenize says whether a caller may store records in a collection, before a stream of them starts. It leaves an entry
@@ -95,7 +96,17 @@ func (v *Vault) tokenize(ctx context.Context, who Caller, b Batch, fresh bool) (
 		return nil, err
 	}
 	c, done, err := v.prepare(ctx, e, b, fresh)
+	if errors.Is(err, errNotAdmitted) {
+		return nil, err
+	}
+	if err != nil || len(c.records) == 0 {
+		// What can't be done now may have been done under the same Idempotency-Key before.
+		if given, failed := v.replay(ctx, who, b); given != nil || failed != nil {
+			return given, failed
+		}
+	}
 	if err != nil {
+		e.forgetRecords()
 		return done, v.refuse(ctx, e, err)
 	}
 	err = v.commit(ctx, c)
@@ -110,7 +121,15 @@ func (v *Vault) tokenize(ctx context.Context, who Caller, b Batch, fresh bool) (
 	case violates(err, "records_pkey"), violates(err, "data_keys_pkey"):
 		err = &Error{Kind: Conflict, Detail: "a record of that id exists", cause: err}
 	}
+	e.forgetRecords()
 	return nil, v.refuse(ctx, e, err)
+}
+
+// forgetRecords drops the ids of records that were not made after all.
+func (e *entry) forgetRecords() {
+	for i := range e.Resources {
+		e.Resources[i].Records = nil
+	}
 }
 
 // prepare decides, validates and seals: what the batch wants committed, and its answer once it is.
@@ -141,6 +160,9 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 		}
 		c.records = append(c.records, r)
 		done[i] = Tokenized{Record: formatID(recordPrefix, r.id), Tokens: tokens}
+	}
+	if e.Refused > 0 && !fresh && v.outdated(ctx, e.who.Tenant, coll) {
+		return nil, nil, errNotAdmitted // a schema that is no longer in force must not refuse anything either
 	}
 	e.Items = len(b.Items)
 	e.Resources = []resource{{Collection: coll.Name, Fields: s.fieldNames(), Records: recordIDs(done)}}

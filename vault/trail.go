@@ -19,7 +19,7 @@ type entry struct {
 	Action     string     `json:"action"`
 	Outcome    string     `json:"outcome"`           // ok, denied or failed
 	Problem    string     `json:"problem,omitempty"` // the slug of what the caller was told
-	Rule       string     `json:"rule,omitempty"`    // what the policy decided by
+	Rule       string     `json:"rule,omitempty"`    // what the policy decided by; of several rulings, one that allowed
 	Items      int        `json:"items,omitempty"`   // of a batch: how many were asked for
 	Refused    int        `json:"refused,omitempty"` // of a batch: how many of them were not done
 	Resources  []resource `json:"resources,omitempty"`
@@ -27,13 +27,17 @@ type entry struct {
 	id  ID
 	at  time.Time
 	who Caller
+
+	ruled string // the last ruling's rule
 }
 
-// resource is what an operation touched: fields of records of one collection, seen alike.
+// resource is what an operation touched: just these fields of each of these records of one collection, seen alike.
 type resource struct {
 	Collection string   `json:"collection,omitempty"`
 	Fields     []string `json:"fields,omitempty"`
 	View       string   `json:"view,omitempty"`
+	Outcome    string   `json:"outcome,omitempty"` // denied: asked for and not shown
+	Rule       string   `json:"rule,omitempty"`    // what decided on this view, where a call has several rulings
 	Records    []string `json:"records,omitempty"`
 	Principal  string   `json:"principal,omitempty"`
 	Credential string   `json:"credential,omitempty"`
@@ -83,7 +87,10 @@ func (e *entry) body() (string, error) {
 // require asks the policy and notes its ruling in the entry. It is the only place that asks.
 func (e *entry) require(action policy.Action, view policy.View) error {
 	ruling := policy.Decide(policy.Question{Roles: e.who.Roles, Action: action, View: view})
-	e.Rule = ruling.Rule
+	e.ruled = ruling.Rule
+	if e.Rule == "" || ruling.Allowed {
+		e.Rule = ruling.Rule
+	}
 	if !ruling.Allowed {
 		return fail(Forbidden, "this credential's roles don't allow %s%s", action, viewed(view))
 	}

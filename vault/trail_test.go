@@ -382,8 +382,9 @@ func TestEntryOfAReveal(t *testing.T) {
 		"request": "req-1", "purpose": "support", "action": "detokenize", "outcome": "ok", "rule": "role:developer",
 		"items": 5.0, "refused": 1.0,
 		"resources": []any{
-			map[string]any{"collection": "people", "fields": records("email", "name"), "view": "plain", "records": records(s.record.Record, other.Record)},
-			map[string]any{"collection": "people", "fields": records("name"), "view": "masked", "records": records(other.Record)},
+			map[string]any{"collection": "people", "fields": records("email", "name"), "view": "plain", "rule": "role:developer", "records": records(s.record.Record)},
+			map[string]any{"collection": "people", "fields": records("name"), "view": "plain", "rule": "role:developer", "records": records(other.Record)},
+			map[string]any{"collection": "people", "fields": records("name"), "view": "masked", "rule": "role:developer", "records": records(other.Record)},
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

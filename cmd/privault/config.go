@@ -26,7 +26,7 @@ type Config struct {
 	InsecureHTTP bool   `name:"insecure-http" env:"PRIVAULT_INSECURE_HTTP" help:"Serve plain HTTP: for use behind a proxy on the same machine."`
 
 	AllowLocalKMS       bool `name:"allow-local-kms" env:"PRIVAULT_ALLOW_LOCAL_KMS" help:"Serve with a local:// key, which lies on this machine's disk."`
-	AllowUnsafeDatabase bool `name:"allow-unsafe-database" env:"PRIVAULT_ALLOW_UNSAFE_DATABASE" help:"Serve on a database with fsync off, or over a connection without TLS."`
+	AllowUnsafeDatabase bool `name:"allow-unsafe-database" env:"PRIVAULT_ALLOW_UNSAFE_DATABASE" help:"Serve on a database with fsync off, or over the network without TLS."`
 }
 
 // Database says where the data and the keystore are.
@@ -122,17 +122,18 @@ func (d Database) check(bad func(string, ...any), allowUnsafe bool) {
 			bad("%s is not a postgres:// URL", name)
 			continue
 		}
-		if !allowUnsafe && u.Query().Get("sslmode") == "disable" && !onThisMachine(u) {
-			bad("%s has sslmode=disable for another machine: values are sealed, but the keystore's rows and audit entries would cross the network in clear; "+
+		mode := u.Query().Get("sslmode")
+		if encrypted := mode == "require" || mode == "verify-ca" || mode == "verify-full"; !allowUnsafe && !encrypted && !onThisMachine(u) {
+			bad("%s names another machine without an sslmode that encrypts (without one, the driver falls back to plain text): values are sealed, but the keystore's rows and audit entries would cross the network in clear; "+
 				"use sslmode=verify-full, or say --allow-unsafe-database", name)
 		}
 	}
 }
 
 func onThisMachine(u *url.URL) bool {
-	host := u.Hostname()
+	host := u.Query().Get("host") // it wins over the authority
 	if host == "" {
-		host = u.Query().Get("host")
+		host = u.Hostname()
 	}
 	ip := net.ParseIP(host)
 	return host == "" || strings.HasPrefix(host, "/") || host == "localhost" || ip != nil && ip.IsLoopback()

@@ -267,6 +267,9 @@ func (d *devCmd) localKey(ctx context.Context, owner string) (Keys, error) {
 // prepareTenant makes the development tenant and the sample, unless they are there.
 func (d *devCmd) prepareTenant(ctx context.Context, v *vault.Vault, s *devState) error {
 	who, err := v.Authenticate(ctx, s.APIKey)
+	if err != nil && vault.AsError(err).Kind != vault.Unauthenticated {
+		return err
+	}
 	if err != nil {
 		issued, err := v.CreateTenant(ctx, devTenant, []string{policy.Developer})
 		if vault.AsError(err).Kind == vault.Conflict {

@@ -234,6 +234,9 @@ func (s *source) row(line int, id string, value func(column, typ string) ([]byte
 		if v == nil {
 			return
 		}
+		if name == "subject" && v[0] != '"' && fault == "" {
+			fault = fmt.Sprintf("line %d, column %s: a subject is a string", line, column)
+		}
 		if b[len(b)-1] != '{' {
 			b = append(b, ',')
 		}

@@ -14,6 +14,7 @@ import (
 // a small request. A process that is killed loses the last moments of its log; evidence is in the audit entries.
 type bufferedLog struct {
 	mu   sync.Mutex
+	to   io.Writer
 	w    *bufio.Writer
 	stop chan struct{}
 	done chan struct{}
@@ -23,7 +24,7 @@ const logFlush = 200 * time.Millisecond
 
 // newLog gives a JSON logger to w, and what ends it.
 func newLog(w io.Writer) (*slog.Logger, func()) {
-	l := &bufferedLog{w: bufio.NewWriterSize(w, 64<<10), stop: make(chan struct{}), done: make(chan struct{})}
+	l := &bufferedLog{to: w, w: bufio.NewWriterSize(w, 64<<10), stop: make(chan struct{}), done: make(chan struct{})}
 	go l.flush()
 	return slog.New(slog.NewJSONHandler(l, nil)), func() {
 		close(l.stop)
@@ -34,7 +35,11 @@ func newLog(w io.Writer) (*slog.Logger, func()) {
 func (l *bufferedLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(p)
+	n, err := l.w.Write(p)
+	if err != nil {
+		l.w.Reset(l.to) // else one full disk would end the log for good
+	}
+	return n, err
 }
 
 func (l *bufferedLog) flush() {
@@ -48,7 +53,9 @@ func (l *bufferedLog) flush() {
 			open = false
 		}
 		l.mu.Lock()
-		_ = l.w.Flush() // there is nowhere left to say that the log can't be written
+		if l.w.Flush() != nil {
+			l.w.Reset(l.to) // there is nowhere left to say that the log can't be written; the next lines may be luckier
+		}
 		l.mu.Unlock()
 	}
 }
