@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -191,8 +192,8 @@ func (k *azureKey) wrapKey(ctx context.Context) ([]byte, error) {
 	if err != nil || len(version) != azureVersion || len(r.Result) == 0 || len(r.Result) > 512 {
 		return nil, fmt.Errorf("%w: wrapKey: an answer of another form", ErrUnavailable)
 	}
-	keyed := append(append(content, azureLayout, k.algorithm), version...)
-	return append(binary.BigEndian.AppendUint16(keyed, uint16(len(r.Result))), r.Result...), nil
+	size := binary.BigEndian.AppendUint16(nil, uint16(len(r.Result)))
+	return slices.Concat(content, []byte{azureLayout, k.algorithm}, version, size, r.Result), nil
 }
 
 // Unwrap needs keys/unwrapKey.

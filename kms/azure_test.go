@@ -3,7 +3,7 @@ package kms_test
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -138,51 +138,48 @@ func TestAzureBound(t *testing.T) {
 	if _, err := k.Unwrap(t.Context(), spliced, ad); !errors.Is(err, kms.ErrCorrupt) {
 		t.Errorf("content key of one wrap and ciphertext of another: %v, want ErrCorrupt", err)
 	}
-	// The other key's vault is made to unwrap ours.
+	// The vault is made to unwrap ours for the other key.
 	theirs := mustOpen(t, azureCreate(t, s, "RSA"), s.Options())
-	content := make([]byte, 32)
-	s.Bend(func(operation string, answer map[string]string) {
-		if operation == "unwrapkey" {
-			copy(content, mustDecode(t, answer["value"]))
-		}
+	var content string
+	s.Bend(func(_ string, answer map[string]string) { content = answer["value"] })
+	wantUnwrapped(t, k, a, "key material")
+	s.Answer(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]string{"kid": "https://privault-test.vault.azure.net/keys/k/0", "value": content})
 	})
 	wantUnwrapped(t, k, a, "key material")
-	foreign := mustWrap(t, theirs, "key material")
-	s.Bend(func(_ string, answer map[string]string) {
-		answer["value"] = base64.RawURLEncoding.EncodeToString(content)
-	})
-	if _, err := theirs.Unwrap(t.Context(), append(bytes.Clone(foreign[:20+256]), a[20+256:]...), ad); !errors.Is(err, kms.ErrCorrupt) {
-		t.Errorf("our ciphertext, and our content key, under their URI: %v, want ErrCorrupt", err)
+	if _, err := theirs.Unwrap(t.Context(), a, ad); !errors.Is(err, kms.ErrCorrupt) {
+		t.Errorf("ours, and our content key, under their URI: %v, want ErrCorrupt", err)
 	}
-}
-
-func mustDecode(t *testing.T, text string) []byte {
-	t.Helper()
-	b, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil {
-		t.Error(err)
+	a[2] ^= 1
+	if _, err := k.Unwrap(t.Context(), a, ad); !errors.Is(err, kms.ErrCorrupt) {
+		t.Errorf("our content key under another version: %v, want ErrCorrupt", err)
 	}
-	return b
 }
 
 // TestAzureBentAnswers: an answer that makes no sense is no verdict on the wrapped key, unless it is the content key.
 func TestAzureBentAnswers(t *testing.T) {
 	t.Parallel()
+	var cases sync.WaitGroup // they wait more than they work
+	defer cases.Wait()
 	s := kmstest.NewAzureServer(t)
 	k := mustOpen(t, azureCreate(t, s, "RSA"), s.Options())
 	wrapped := mustWrap(t, k, "key material")
 	for name, bend := range map[string]func(answer map[string]string){
-		"another key":    func(a map[string]string) { a["kid"] = strings.Replace(a["kid"], "/keys/", "/keys/x", 1) },
+		"another key":    func(a map[string]string) { a["kid"] = strings.Replace(a["kid"], "privault", "somebody", 1) },
 		"no key":         func(a map[string]string) { delete(a, "kid") },
 		"no version":     func(a map[string]string) { a["kid"] = a["kid"][:len(a["kid"])-32] },
 		"a long version": func(a map[string]string) { a["kid"] += "00" },
 		"no result":      func(a map[string]string) { delete(a, "value") },
 		"a long result":  func(a map[string]string) { a["value"] = strings.Repeat("A", 700) },
 	} {
+		s := kmstest.NewAzureServer(t)
+		k := mustOpen(t, azureCreate(t, s, "RSA"), s.Options())
 		s.Bend(func(_ string, answer map[string]string) { bend(answer) })
-		if _, err := k.Wrap(t.Context(), []byte("key material"), ad); !errors.Is(kindOf(err), kms.ErrUnavailable) {
-			t.Errorf("%s: Wrap: %v, want ErrUnavailable", name, err)
-		}
+		cases.Go(func() {
+			if _, err := k.Wrap(t.Context(), []byte("key material"), ad); !errors.Is(kindOf(err), kms.ErrUnavailable) {
+				t.Errorf("%s: Wrap: %v, want ErrUnavailable", name, err)
+			}
+		})
 	}
 	for name, value := range map[string]string{"short": "AAAA", "of another call": strings.Repeat("A", 43)} {
 		s.Bend(func(_ string, answer map[string]string) { answer["value"] = value })
@@ -199,10 +196,8 @@ func TestAzureBentAnswers(t *testing.T) {
 
 func TestAzureErrors(t *testing.T) {
 	t.Parallel()
-	s := kmstest.NewAzureServer(t)
-	uri := azureCreate(t, s, "RSA")
-	k := mustOpen(t, uri, s.Options())
-	wrapped := mustWrap(t, k, "key material")
+	var cases sync.WaitGroup // they wait more than they work
+	defer cases.Wait()
 	for _, test := range []struct {
 		status       int
 		wrap, unwrap error // nil: misuse
@@ -218,25 +213,35 @@ func TestAzureErrors(t *testing.T) {
 		{http.StatusInternalServerError, kms.ErrUnavailable, kms.ErrUnavailable, false},
 		{http.StatusGatewayTimeout, kms.ErrUnavailable, kms.ErrUnavailable, false},
 	} {
-		s.Answer(func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(test.status)
-			_, _ = w.Write([]byte(`{"error":{"code":"Code","message":"says the vault"}}`))
+		s := kmstest.NewAzureServer(t)
+		uri := azureCreate(t, s, "oct-HSM")
+		k := mustOpen(t, uri, s.Options())
+		wrapped := mustWrap(t, k, "key material")
+		cases.Go(func() {
+			s.Answer(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(test.status)
+				_, _ = w.Write([]byte(`{"error":{"code":"Code","message":"says the vault"}}`))
+			})
+			before := s.Calls()
+			_, wrapErr := k.Wrap(t.Context(), []byte("key material"), ad)
+			_, unwrapErr := k.Unwrap(t.Context(), wrapped, ad)
+			if n := s.Calls() - before; test.wrap != nil && n != map[bool]int{true: 8, false: 2}[errors.Is(test.wrap, kms.ErrUnavailable)] && test.status != http.StatusNotFound {
+				t.Errorf("%d: %d calls, want one for each, or four where that may help", test.status, n)
+			}
+			for call, got := range map[string]struct{ err, want error }{"Wrap": {wrapErr, test.wrap}, "Unwrap": {unwrapErr, test.unwrap}} {
+				if kind := kindOf(got.err); got.err == nil || !errors.Is(kind, got.want) {
+					t.Errorf("%d: %s: %v, want %v", test.status, call, got.err, got.want)
+				}
+				if quoted := strings.Contains(fmt.Sprint(got.err), "says the vault"); quoted != test.quoted {
+					t.Errorf("%d: %s: %v: quotes the vault: %v", test.status, call, got.err, quoted)
+				}
+			}
+			if _, err := kms.Open(t.Context(), uri, s.Options()); !errors.Is(kindOf(err), test.wrap) || err == nil {
+				t.Errorf("%d: Open: %v, want %v", test.status, err, test.wrap)
+			}
 		})
-		_, wrapErr := k.Wrap(t.Context(), []byte("key material"), ad)
-		_, unwrapErr := k.Unwrap(t.Context(), wrapped, ad)
-		for call, got := range map[string]struct{ err, want error }{"Wrap": {wrapErr, test.wrap}, "Unwrap": {unwrapErr, test.unwrap}} {
-			if kind := kindOf(got.err); got.err == nil || !errors.Is(kind, got.want) {
-				t.Errorf("%d: %s: %v, want %v", test.status, call, got.err, got.want)
-			}
-			if quoted := strings.Contains(fmt.Sprint(got.err), "says the vault"); quoted != test.quoted {
-				t.Errorf("%d: %s: %v: quotes the vault: %v", test.status, call, got.err, quoted)
-			}
-		}
-		if _, err := kms.Open(t.Context(), uri, s.Options()); !errors.Is(kindOf(err), test.wrap) || err == nil {
-			t.Errorf("%d: Open: %v, want %v", test.status, err, test.wrap)
-		}
 	}
-	s.Answer(nil)
+	s := kmstest.NewAzureServer(t)
 	if _, err := kms.Open(t.Context(), azureCreate(t, s, "EC"), s.Options()); !errors.Is(kindOf(err), kms.ErrDenied) {
 		t.Errorf("Open of an EC key: %v, want ErrDenied", err)
 	}
@@ -282,25 +287,35 @@ func TestAzureTokens(t *testing.T) {
 func TestAzureTokensStalled(t *testing.T) {
 	t.Parallel()
 	s := kmstest.NewAzureServer(t)
+	s.BriefTokens(true)
 	k := mustOpen(t, azureCreate(t, s, "RSA"), s.Options())
 	wrapped := mustWrap(t, k, "key material")
-	// A vault that takes no token has the SDK fetch another one.
+	// A vault that takes the token no more has the SDK fetch another one.
 	s.Answer(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/other", resource="https://vault.azure.net"`)
+		w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555", resource="https://vault.azure.net"`)
 		w.WriteHeader(http.StatusUnauthorized)
 	})
 	s.Tokens.SetStalled(true)
+	before := s.Tokens.Calls()
+	long, cancel := context.WithCancel(t.Context())
 	var callers sync.WaitGroup
-	for n := range 8 {
-		callers.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n+1)*20*time.Millisecond)
-			defer cancel()
-			began := time.Now()
-			_, err := k.Unwrap(ctx, wrapped, ad)
-			if d := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || d > 2*time.Second {
-				t.Errorf("Unwrap: %v after %v, want DeadlineExceeded at once", err, d)
-			}
-		})
+	callers.Go(func() {
+		if _, err := k.Unwrap(long, wrapped, ad); !errors.Is(err, context.Canceled) {
+			t.Errorf("Unwrap: %v, want Canceled", err)
+		}
+	})
+	for s.Tokens.Calls() == before {
+		<-time.After(time.Millisecond)
 	}
+	for range 8 {
+		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		began := time.Now()
+		_, err := k.Unwrap(short, wrapped, ad)
+		cancel()
+		if d := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || d > 2*time.Second {
+			t.Errorf("Unwrap: %v after %v, want DeadlineExceeded at once", err, d)
+		}
+	}
+	cancel()
 	callers.Wait()
 }

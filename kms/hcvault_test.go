@@ -301,7 +301,10 @@ func TestTransitSpelling(t *testing.T) {
 	t.Parallel()
 	s := kmstest.NewTransitServer(t, false)
 	k := mustOpen(t, transitCreate(t, s, "root"), s.ByToken())
-	wrapped := string(mustWrap(t, k, "key material of 1")) // ends with padding
+	wrapped := string(mustWrap(t, k, "key material of 18"))
+	if !strings.HasSuffix(wrapped, "==") {
+		t.Fatalf("no padding at the end of %d characters: choose another length", len(wrapped))
+	}
 	sealed := strings.TrimPrefix(wrapped, "vault:v1:")
 	for _, spelling := range []string{
 		"vault:v0:" + sealed, "vault:v01:" + sealed, "vault:v+1:" + sealed, "vault:v-1:" + sealed, wrapped + "\n", "vault:v1:\n" + sealed,
@@ -311,7 +314,7 @@ func TestTransitSpelling(t *testing.T) {
 			t.Errorf("Unwrap of %q... = %v, want ErrCorrupt", spelling[:12], err)
 		}
 	}
-	wantUnwrapped(t, k, []byte(wrapped), "key material of 1")
+	wantUnwrapped(t, k, []byte(wrapped), "key material of 18")
 }
 
 func TestTransitErrors(t *testing.T) {

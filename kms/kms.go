@@ -67,7 +67,8 @@ type Key interface {
 }
 
 // Options carries what a provider needs and a URI must not hold. This package reads no environment: secrets come
-// from the caller. The zero value serves every provider that needs none.
+// from the caller, or else from what the SDKs of the clouds find by themselves. The zero value serves every provider
+// that needs none.
 type Options struct {
 	// Passphrase opens a local keyset that is sealed to one. It is called at most once per call of this package,
 	// and not at all when the URI names a key file.

@@ -46,22 +46,21 @@ func openToken(ctx context.Context, u pkcs11URI, o PKCS11Options) (Key, error) {
 		return nil, errors.New("pkcs11: a negative number of sessions")
 	}
 	k := &pkcs11Key{uri: u, o: o, room: make(chan struct{}, sessions), free: make(chan pkcs11.SessionHandle, sessions)}
-	return promptly(ctx, func(ctx context.Context) (Key, error) {
-		if err := k.load(); err != nil {
+	_, err := promptly(ctx, func(context.Context) ([]byte, error) { return nil, k.load() })
+	if err != nil {
+		return nil, err
+	}
+	_, err = k.call(ctx, nil, nil, func(s pkcs11.SessionHandle, _, _ []byte) ([]byte, error) {
+		v, err := k.newest(s)
+		if err != nil {
 			return nil, err
 		}
-		_, err := k.with(ctx, func(s pkcs11.SessionHandle) ([]byte, error) {
-			v, err := k.newest(s)
-			if err != nil {
-				return nil, err
-			}
-			return nil, k.prove(s, v)
-		})
-		if err != nil {
-			return nil, errors.Join(err, k.Close())
-		}
-		return k, nil
+		return nil, k.prove(s, v)
 	})
+	if err != nil {
+		return nil, errors.Join(err, k.Close())
+	}
+	return k, nil
 }
 
 // load finds the slot. The library is initialized once for all keys in the process, and stays so.
@@ -302,6 +301,9 @@ func (k *pkcs11Key) handles(s pkcs11.SessionHandle, template []*pkcs11.Attribute
 	return all, nil
 }
 
+// pkcs11Header is what stands before the IV.
+func pkcs11Header(id []byte) []byte { return append([]byte{pkcs11Layout, byte(len(id))}, id...) }
+
 // seal returns the IV that the token used: some write their own into what we hand them.
 func (k *pkcs11Key) seal(s pkcs11.SessionHandle, v pkcs11Version, plaintext, ad []byte) (iv, sealed []byte, err error) {
 	iv = make([]byte, pkcs11IV)
@@ -364,10 +366,18 @@ func (k *pkcs11Key) prove(s pkcs11.SessionHandle, v pkcs11Version) error {
 	}
 	got, err := k.open(s, v, iv, sealed, ad)
 	if err != nil || !bytes.Equal(got, plaintext) {
-		return fmt.Errorf("%w: pkcs11: the token doesn't open what it sealed: %w", ErrUnavailable, err)
+		return fmt.Errorf("%w: pkcs11: the token doesn't open what it sealed", cmp.Or(denied(err), ErrUnavailable))
 	}
 	if _, err := k.open(s, v, iv, sealed, []byte("other")); err == nil {
 		return fmt.Errorf("%w: pkcs11: the token doesn't bind associated data", ErrDenied)
+	}
+	return nil
+}
+
+// denied is ErrDenied if err is.
+func denied(err error) error {
+	if errors.Is(err, ErrDenied) {
+		return ErrDenied
 	}
 	return nil
 }

@@ -162,16 +162,14 @@ const (
 	pkcs11Tag    = 16
 )
 
-func pkcs11Header(id []byte) []byte { return append([]byte{pkcs11Layout, byte(len(id))}, id...) }
-
 // splitPKCS11 takes a wrapped key apart. Its parts are the caller's own.
 func splitPKCS11(wrapped []byte) (id, iv, sealed []byte, err error) {
 	b := bytes.Clone(wrapped)
 	if len(b) < 2 || b[0] != pkcs11Layout || len(b) <= 2+int(b[1])+pkcs11IV+pkcs11Tag {
 		return nil, nil, nil, fmt.Errorf("%w: not of a layout that a pkcs11 key writes", ErrCorrupt)
 	}
-	id, b = b[2:2+b[1]], b[2+int(b[1]):]
-	return id, b[:pkcs11IV], b[pkcs11IV:], nil
+	at := 2 + int(b[1])
+	return b[2:at], b[at : at+pkcs11IV], b[at+pkcs11IV:], nil
 }
 
 // newer orders ids as numbers: PKCS#11 knows no versions, so the key of the highest id wraps.

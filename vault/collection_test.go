@@ -295,30 +295,3 @@ func TestCollectionMadeByManyAtOnce(t *testing.T) {
 		t.Errorf("%d of 16 made the collection", made.Load())
 	}
 }
-
-// A replica that holds an old schema doesn't refuse by it: not a new field, not a value of a field that is looser now.
-func TestOldSchemaRefusesNothing(t *testing.T) {
-	t.Parallel()
-	v := vaulttest.New(t)
-	who, other := v.Tenant(), v.Replica()
-	define := func(fields map[string]vault.FieldDefinition) {
-		if _, _, err := v.PutCollection(t.Context(), who, "people", vault.Definition{Fields: fields}, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	define(map[string]vault.FieldDefinition{"name": {Type: "string", Required: true}})
-	for _, atomic := range []bool{false, true} {
-		if err := other.CanTokenize(t.Context(), who, "people"); err != nil { // it holds the schema now
-			t.Fatal(err)
-		}
-		field := map[bool]string{false: "email", true: "phone"}[atomic]
-		define(map[string]vault.FieldDefinition{"name": {Type: "string"}, "email": {Type: "string"}, field: {Type: "string"}})
-		done, err := other.Tokenize(t.Context(), who, vault.Batch{Collection: "people", Atomic: atomic, Items: one(map[string]string{field: "x"})})
-		if err != nil || done[0].Err != nil {
-			t.Errorf("a field that another replica has added (atomic: %t): %v, %v", atomic, done, err)
-		}
-	}
-	if got := v.Count(`select count(*) from privault.audit_entries where action = 'tokenize'`); got != 2 {
-		t.Errorf("%d entries of two calls", got)
-	}
-}

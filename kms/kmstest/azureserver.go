@@ -44,6 +44,7 @@ type AzureServer struct {
 	mu     sync.Mutex
 	keys   map[string]*azureKey // by host and name
 	rsa    int
+	brief  bool
 	answer func(operation string, answer map[string]string)
 }
 
@@ -190,6 +191,13 @@ func (s *AzureServer) Delete(uri string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.keys, strings.TrimPrefix(uri, "azure-kv://"))
+}
+
+// BriefTokens has tokens from now on live for a second, so that each call fetches its own; false ends that.
+func (s *AzureServer) BriefTokens(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.brief = on
 }
 
 // Bend lets f change the answers of an operation (wrapkey, unwrapkey) before they go out; nil ends that.
@@ -377,6 +385,9 @@ func (s *AzureServer) login(w http.ResponseWriter, r *http.Request) {
 		subtle.ConstantTimeCompare([]byte(r.PostForm.Get("client_secret")), []byte(azureSecret)) != 1:
 		writeAzure(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client", "error_description": "AADSTS7000215: Invalid client secret provided."})
 	default:
-		writeAzure(w, http.StatusOK, map[string]any{"token_type": "Bearer", "expires_in": 3599, "access_token": s.token})
+		s.mu.Lock()
+		seconds := map[bool]int{false: 3599, true: 1}[s.brief]
+		s.mu.Unlock()
+		writeAzure(w, http.StatusOK, map[string]any{"token_type": "Bearer", "expires_in": seconds, "access_token": s.token})
 	}
 }

@@ -270,8 +270,8 @@ func (s *GCPServer) Encrypt(_ context.Context, r *kmspb.EncryptRequest) (*kmspb.
 	if err != nil {
 		return nil, err
 	}
-	header := binary.BigEndian.AppendUint32(bytes.Clone(k.id), uint32(len(k.material)))
-	ciphertext := append(header, k.material.seal(len(k.material), plaintext, r.GetAdditionalAuthenticatedData())...)
+	ciphertext := binary.BigEndian.AppendUint32(bytes.Clone(k.id), uint32(len(k.material)))
+	ciphertext = append(ciphertext, k.material.seal(len(k.material), plaintext, r.GetAdditionalAuthenticatedData())...)
 	answer := &kmspb.EncryptResponse{
 		Name:                    fmt.Sprintf("%s/cryptoKeyVersions/%d", r.GetName(), len(k.material)),
 		CiphertextCrc32C:        crc32c(d, ciphertext),
