@@ -67,22 +67,11 @@ type Key interface {
 }
 
 // Options carries what a provider needs and a URI must not hold. This package reads no environment: secrets come
-// from the caller, or else from what the SDKs of the clouds find by themselves. The zero value serves every provider
-// that needs none.
+// from the caller. The zero value serves every provider that needs none.
 type Options struct {
 	// Passphrase opens a local keyset that is sealed to one. It is called at most once per call of this package,
 	// and not at all when the URI names a key file.
 	Passphrase func() ([]byte, error)
-	// AWS is for aws-kms keys.
-	AWS AWSOptions
-	// Transit is for hcvault keys.
-	Transit TransitOptions
-	// GCP is for gcp-kms keys.
-	GCP GCPOptions
-	// Azure is for azure-kv keys.
-	Azure AzureOptions
-	// PKCS11 is for pkcs11 keys.
-	PKCS11 PKCS11Options
 
 	// workFactor is scrypt's, as a power of two; 0 is scryptWorkFactor. Only tests set it.
 	workFactor int
@@ -98,23 +87,12 @@ type provider struct {
 // providers has one line per provider, and their order is that of error messages.
 var providers = []provider{
 	{scheme: "local", development: true, open: openLocal},
-	{scheme: "aws-kms", open: openAWS},
-	{scheme: "hcvault", open: openTransit},
-	{scheme: "gcp-kms", open: openGCP},
-	{scheme: "azure-kv", open: openAzure},
-	{scheme: "pkcs11", open: openPKCS11},
 }
 
 // Open opens the key that uri names with the provider of its scheme. The schemes are:
 //
 //	local://PATH               a keyset file sealed to Options.Passphrase
 //	local://PATH?key-file=PATH a keyset file sealed to the identity in a key file
-//	aws-kms://ARN              a symmetric key of AWS KMS; see Options.AWS
-//	hcvault://HOST[:PORT]/MOUNT/keys/NAME
-//	                           a key of the transit engine of HashiCorp Vault or OpenBao; see Options.Transit
-//	gcp-kms://projects/…       a symmetric key of Google Cloud KMS; see Options.GCP
-//	azure-kv://HOST/keys/NAME  a key of Azure Key Vault or a Managed HSM; see Options.Azure
-//	pkcs11:token=…;object=…    an AES key of an HSM (RFC 7512); see Options.PKCS11
 //
 // A key that can't be opened as things stand is ErrDenied or ErrUnavailable, as for a Key's methods. No error
 // repeats uri, which may hold a credential that should not be there.
@@ -127,25 +105,6 @@ func Open(ctx context.Context, uri string, o Options) (Key, error) {
 		return nil, err
 	}
 	return p.open(ctx, uri, o)
-}
-
-// Rewrap returns what from has wrapped as wrapped by to, under the same ad: the step of a rotation to another key or
-// another KMS or, if both are the same, to the newest version of the key. Two keys of AWS KMS in one Region do it
-// inside KMS if we may ReEncrypt; else the key material passes through here, and its copy is cleared.
-func Rewrap(ctx context.Context, from, to Key, wrapped, ad []byte) ([]byte, error) {
-	f, ok := from.(*awsKey)
-	t, both := to.(*awsKey)
-	if ok && both && f.region == t.region {
-		if b, err := f.rewrap(ctx, t, wrapped, ad); !errors.Is(err, ErrDenied) {
-			return b, err
-		}
-	}
-	plaintext, err := from.Unwrap(ctx, wrapped, ad)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(plaintext)
-	return to.Wrap(ctx, plaintext, ad)
 }
 
 // DevelopmentOnly reports whether uri names a provider that production must refuse, because the process that
