@@ -167,12 +167,12 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	e.Items = len(b.Items)
 	e.Resources = []resource{{Collection: coll.Name, Fields: s.fieldNames(), Records: recordIDs(done)}}
 	switch {
+	case e.Refused > 0 && b.Atomic:
+		return nil, done, rolledBack(done)
 	case len(c.records) == 0:
 		// Nothing to commit but the entry of a call that failed.
 		e.close(done[0].Err)
 		return &change{entry: e}, done, nil
-	case e.Refused > 0 && b.Atomic:
-		return nil, done, rolledBack(done)
 	}
 	if b.Claim != nil {
 		if c.claim, err = b.Claim.claim(keys, done); err != nil {
