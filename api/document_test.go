@@ -50,6 +50,7 @@ var contract = sync.OnceValue(func() *document {
 })
 
 type document struct {
+	mu        sync.Mutex // the validator renders schemas as it goes, which is not safe for concurrent use
 	model     *v3.Document
 	validator validator.Validator
 	problem   *base.Schema
@@ -97,6 +98,8 @@ func (a answer) checkStatuses(t *testing.T) {
 
 // drift says where an exchange departs from the document.
 func (d *document) drift(a answer, r *http.Request, sent []byte) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	item, missing, _ := paths.FindPath(r, d.model, config.NewValidationOptions())
 	if len(missing) > 0 {
 		return d.stray(a)

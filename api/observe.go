@@ -60,7 +60,7 @@ func (s *Server) logRequest(c echo.Context, id string, took time.Duration) {
 	attrs = append(attrs, slog.String("request_id", id), slog.String("method", method(c)), slog.String("route", route(c)),
 		slog.Int("status", c.Response().Status), slog.Int64("bytes", c.Response().Size), slog.Duration("took", took))
 	if who, known := c.Get(callerKey).(vault.Caller); known {
-		attrs = append(attrs, slog.String("principal", who.PrincipalID()))
+		attrs = append(attrs, slog.String("principal", uuid.UUID(who.Principal).String()))
 	}
 	if kind, failed := c.Get(problemKey).(vault.Kind); failed {
 		attrs = append(attrs, slog.String("problem", string(kind)))

@@ -28,9 +28,6 @@ func newID() (ID, error) {
 	return ID(id), err
 }
 
-// PrincipalID is the caller's principal as API and audit entries write it.
-func (c Caller) PrincipalID() string { return formatID(principalPrefix, c.Principal) }
-
 func formatID(prefix string, id ID) string { return prefix + base62.Encode(id[:]) }
 
 func parseID(prefix, text string) (ID, bool) {
