@@ -248,15 +248,14 @@ func (v *Vault) PutCollection(ctx context.Context, who Caller, name string, d De
 			return err
 		}
 		before, err := t.collection(ctx, `name = $2`, name)
-		if err == nil && ifVersion != 0 && before.Version != ifVersion || errors.Is(err, pgx.ErrNoRows) && ifVersion != 0 {
-			return fail(PreconditionFailed, "the collection has another version by now, or is gone")
-		}
-		if errors.Is(err, pgx.ErrNoRows) {
-			created = true
-			return t.createCollection(ctx, c, d)
-		}
-		if err != nil {
+		created = errors.Is(err, pgx.ErrNoRows)
+		switch {
+		case err != nil && !created:
 			return err
+		case ifVersion != 0 && (created || before.Version != ifVersion):
+			return fail(PreconditionFailed, "the collection has another version by now, or is gone")
+		case created:
+			return t.createCollection(ctx, c, d)
 		}
 		return t.evolveCollection(ctx, c, before, d)
 	})
