@@ -38,7 +38,7 @@ CREATE TABLE keystore.tenant_keys (
     name text NOT NULL,
     sealed bytea NOT NULL,
     created_at timestamp with time zone NOT NULL,
-    CONSTRAINT tenant_keys_name_check CHECK ((name = ANY (ARRAY['wrap'::text, 'token'::text, 'pseudonym'::text, 'credential'::text])))
+    CONSTRAINT tenant_keys_name_check CHECK ((name ~ '^[a-z]{1,32}$'::text))
 );
 
 ALTER TABLE ONLY keystore.tenant_keys FORCE ROW LEVEL SECURITY;

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,10 +37,14 @@ var (
 		"wrap":      aead.XAES256GCM192BitNonceKeyTemplate,
 		"token":     daead.AESSIVKeyTemplate,
 		"pseudonym": prf.HMACSHA256PRFKeyTemplate,
+		"index":     prf.HMACSHA256PRFKeyTemplate,
+		"alias":     prf.HMACSHA256PRFKeyTemplate,
+		"fpe":       prf.HMACSHA256PRFKeyTemplate,
 	}
 	deploymentKeysets = map[string]func() *tinkpb.KeyTemplate{
 		"credential": prf.HMACSHA256PRFKeyTemplate,
 	}
+	firstKeysets = []string{"wrap", "token", "pseudonym", "credential"}
 )
 
 // tenantKeys are one tenant's keys, ready to use and safe for concurrent use.
@@ -48,6 +53,9 @@ type tenantKeys struct {
 	wrap               tink.AEAD
 	token              tink.DeterministicAEAD
 	pseudonym          *prf.Set // digests of subject references and idempotency keys
+	index              *prf.Set // digests of values, for blind indexes
+	alias              *prf.Set // digests of alias texts, and keys that open one only to whoever has the value
+	fpe                *prf.Set // keys of format-preserving encryption, one for each field
 	credential         *prf.Set // digests of API keys; the deployment's only
 }
 
@@ -169,9 +177,34 @@ func (r *keyring) of(ctx context.Context, tenant ID) (*tenantKeys, error) {
 func (r *keyring) fetch(ctx context.Context, tenant ID) (*tenantKeys, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout+5*time.Second)
 	defer cancel()
-	var wrapped []byte
-	sealed := map[string][]byte{}
-	err := r.store.keys.within(ctx, tenant, func(tx pgx.Tx) error {
+	wrapped, sealed, err := r.read(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	root, err := r.unwrap(ctx, tenant, wrapped)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(root)
+	if len(sealed) < len(keysetsOf(tenant)) {
+		if sealed, err = r.complete(ctx, tenant, root, sealed); err != nil {
+			return nil, err
+		}
+	}
+	keys, err := r.build(tenant, root, sealed)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.held[tenant] = holding{keys, r.now()}
+	r.mu.Unlock()
+	return keys, nil
+}
+
+// read gives a tenant's wrapped root key and its sealed keysets, by name.
+func (r *keyring) read(ctx context.Context, tenant ID) (wrapped []byte, sealed map[string][]byte, err error) {
+	sealed = map[string][]byte{}
+	err = r.store.keys.within(ctx, tenant, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `select wrapped from keystore.tenant_roots where tenant_id = $1`, tenant).Scan(&wrapped)
 		if err != nil {
 			return fmt.Errorf("root key of a tenant: %w", err)
@@ -188,22 +221,39 @@ func (r *keyring) fetch(ctx context.Context, tenant ID) (*tenantKeys, error) {
 		})
 		return err
 	})
+	return wrapped, sealed, err
+}
+
+func keysetsOf(tenant ID) map[string]func() *tinkpb.KeyTemplate {
+	if tenant == deploymentTenant {
+		return deploymentKeysets
+	}
+	return tenantKeysets
+}
+
+// complete makes the keysets that a tenant of an earlier version of the service lacks, and gives all it has then: another
+// replica may have been quicker. The keysets that there were from the start are not made again: what they opened is lost.
+func (r *keyring) complete(ctx context.Context, tenant ID, root []byte, have map[string][]byte) (map[string][]byte, error) {
+	lacking := map[string]func() *tinkpb.KeyTemplate{}
+	for name, template := range keysetsOf(tenant) {
+		switch _, has := have[name]; {
+		case has:
+		case slices.Contains(firstKeysets, name):
+			return nil, &Error{Kind: IntegrityFailure, cause: fmt.Errorf("keyset %s is missing", name)}
+		default:
+			lacking[name] = template
+		}
+	}
+	made, err := r.sealNew(tenant, root, lacking)
 	if err != nil {
 		return nil, err
 	}
-	root, err := r.unwrap(ctx, tenant, wrapped)
+	err = r.store.keys.within(ctx, tenant, func(tx pgx.Tx) error { return insertKeysets(ctx, tx, tenant, made, r.now()) })
 	if err != nil {
 		return nil, err
 	}
-	keys, err := r.build(tenant, root, sealed)
-	clear(root)
-	if err != nil {
-		return nil, err
-	}
-	r.mu.Lock()
-	r.held[tenant] = holding{keys, r.now()}
-	r.mu.Unlock()
-	return keys, nil
+	_, sealed, err := r.read(ctx, tenant)
+	return sealed, err
 }
 
 func (r *keyring) unwrap(ctx context.Context, tenant ID, wrapped []byte) ([]byte, error) {
@@ -236,20 +286,17 @@ func (r *keyring) build(tenant ID, root []byte, sealed map[string][]byte) (*tena
 			k.token, err = daead.New(handle)
 		case "pseudonym":
 			k.pseudonym, err = prf.NewPRFSet(handle)
+		case "index":
+			k.index, err = prf.NewPRFSet(handle)
+		case "alias":
+			k.alias, err = prf.NewPRFSet(handle)
+		case "fpe":
+			k.fpe, err = prf.NewPRFSet(handle)
 		case "credential":
 			k.credential, err = prf.NewPRFSet(handle)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("keyset %s: %w", name, err)
-		}
-	}
-	wanted := tenantKeysets
-	if tenant == deploymentTenant {
-		wanted = deploymentKeysets
-	}
-	for name := range wanted {
-		if _, have := sealed[name]; !have {
-			return nil, &Error{Kind: IntegrityFailure, cause: fmt.Errorf("keyset %s is missing", name)}
 		}
 	}
 	return k, nil
@@ -262,7 +309,7 @@ type newKeys struct {
 }
 
 // create makes a new tenant's keys. It calls the KMS, so no transaction may be open.
-func (r *keyring) create(ctx context.Context, tenant ID, templates map[string]func() *tinkpb.KeyTemplate) (newKeys, error) {
+func (r *keyring) create(ctx context.Context, tenant ID) (newKeys, error) {
 	root := make([]byte, seal.KeySize)
 	_, _ = rand.Read(root) // never fails (crypto/rand)
 	defer clear(root)
@@ -273,17 +320,23 @@ func (r *keyring) create(ctx context.Context, tenant ID, templates map[string]fu
 	if err != nil {
 		return newKeys{}, err
 	}
-	n := newKeys{wrapped: wrapped, sealed: map[string][]byte{}}
+	sealed, err := r.sealNew(tenant, root, keysetsOf(tenant))
+	return newKeys{wrapped, sealed}, err
+}
+
+// sealNew makes keysets and seals them under a root key.
+func (r *keyring) sealNew(tenant ID, root []byte, templates map[string]func() *tinkpb.KeyTemplate) (map[string][]byte, error) {
+	sealed := make(map[string][]byte, len(templates))
 	for name, template := range templates {
 		handle, err := keyset.NewHandle(template())
 		if err != nil {
-			return newKeys{}, fmt.Errorf("keyset %s: %w", name, err)
+			return nil, fmt.Errorf("keyset %s: %w", name, err)
 		}
-		if n.sealed[name], err = sealKeyset(root, handle, keysetPlace(r.deployment, tenant, name)); err != nil {
-			return newKeys{}, fmt.Errorf("keyset %s: %w", name, err)
+		if sealed[name], err = sealKeyset(root, handle, keysetPlace(r.deployment, tenant, name)); err != nil {
+			return nil, fmt.Errorf("keyset %s: %w", name, err)
 		}
 	}
-	return n, nil
+	return sealed, nil
 }
 
 // insert writes a new tenant's keys.
@@ -294,10 +347,15 @@ func (n newKeys) insert(ctx context.Context, tx pgx.Tx, tenant ID, kmsURI string
 	if err != nil {
 		return err
 	}
-	for name, box := range n.sealed {
+	return insertKeysets(ctx, tx, tenant, n.sealed, now)
+}
+
+// insertKeysets writes a tenant's sealed keysets; one that is there already stays as it is.
+func insertKeysets(ctx context.Context, tx pgx.Tx, tenant ID, sealed map[string][]byte, now time.Time) error {
+	for name, box := range sealed {
 		_, err := tx.Exec(ctx, `
-			insert into keystore.tenant_keys (tenant_id, name, sealed, created_at) values ($1, $2, $3, $4)`,
-			tenant, name, box, now)
+			insert into keystore.tenant_keys (tenant_id, name, sealed, created_at) values ($1, $2, $3, $4)
+			on conflict (tenant_id, name) do nothing`, tenant, name, box, now)
 		if err != nil {
 			return err
 		}

@@ -52,6 +52,21 @@ const (
 	unavailable = string(vault.KMSUnavailable)
 )
 
+func TestTenantOfAnEarlierVersionGetsTheKeysetsItLacks(t *testing.T) {
+	t.Parallel()
+	w := newWarmed(t)
+	keysets := w.Count(`select count(*) from keystore.tenant_keys where tenant_id = $1`, w.who.Tenant)
+	w.Exec(`delete from keystore.tenant_keys where tenant_id = $1 and name in ('index', 'fpe')`, w.who.Tenant)
+	w.Vault = w.Replica() // with nothing in memory
+	w.read(t, jane)
+	if got := w.Count(`select count(*) from keystore.tenant_keys where tenant_id = $1`, w.who.Tenant); got != keysets {
+		t.Errorf("the tenant has %d keysets, want %d", got, keysets)
+	}
+	w.Exec(`delete from keystore.tenant_keys where tenant_id = $1 and name = 'wrap'`, w.who.Tenant)
+	w.Vault = w.Replica()
+	w.read(t, string(vault.IntegrityFailure)) // a new one would open nothing
+}
+
 func TestKMSCallsGoWithTenantsNotRecords(t *testing.T) {
 	t.Parallel()
 	v := vaulttest.New(t)

@@ -40,7 +40,7 @@ func (v *Vault) ensureDeploymentKeys(ctx context.Context) error {
 	if len(tenants) > 0 {
 		return errors.New("the keystore has no keys of this deployment, which has tenants: is the keystore's URL the right one?")
 	}
-	keys, err := v.keyring.create(ctx, deploymentTenant, deploymentKeysets)
+	keys, err := v.keyring.create(ctx, deploymentTenant)
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (v *Vault) CreateTenant(ctx context.Context, name string, roles []string) (
 		return Issued{}, err
 	}
 	// Before the transaction: a slow KMS must not hold a connection.
-	keys, err := v.keyring.create(ctx, tenant, tenantKeysets)
+	keys, err := v.keyring.create(ctx, tenant)
 	if err != nil {
 		return Issued{}, AsError(err)
 	}
