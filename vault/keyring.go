@@ -147,16 +147,14 @@ func (r *keyring) of(ctx context.Context, tenant ID) (*tenantKeys, error) {
 		r.metrics.keyringHits.Inc()
 		if !resting {
 			// Ahead of time and beside the request, which has what it needs.
-			r.flights.DoChan(string(tenant[:]), func() (any, error) { return r.fetch(context.WithoutCancel(ctx), tenant) })
+			r.fly(ctx, tenant)
 		}
 		return h.keys, nil
 	}
 	r.metrics.keyringMisses.Inc()
 	if !resting {
-		// The flight is everybody's: it must not end because the first caller went away.
-		flight := r.flights.DoChan(string(tenant[:]), func() (any, error) { return r.fetch(context.WithoutCancel(ctx), tenant) })
 		select {
-		case done := <-flight:
+		case done := <-r.fly(ctx, tenant):
 			if done.Err == nil {
 				return done.Val.(*tenantKeys), nil
 			}
@@ -171,6 +169,20 @@ func (r *keyring) of(ctx context.Context, tenant ID) (*tenantKeys, error) {
 		return h.keys, nil
 	}
 	return nil, &Error{Kind: KMSUnavailable, Detail: "the key management system does not answer", RetryAfter: kmsPause}
+}
+
+// fly fetches a tenant's keys, once for all who ask meanwhile. The flight is everybody's: it doesn't end because the
+// first caller went away, and who looked before it landed and asks after it gets what it brought.
+func (r *keyring) fly(ctx context.Context, tenant ID) <-chan singleflight.Result {
+	return r.flights.DoChan(string(tenant[:]), func() (any, error) {
+		r.mu.Lock()
+		h, have := r.held[tenant]
+		r.mu.Unlock()
+		if have && r.now().Sub(h.fetched) < r.ttl*4/5 {
+			return h.keys, nil
+		}
+		return r.fetch(context.WithoutCancel(ctx), tenant)
+	})
 }
 
 // fetch reads, unwraps and holds a tenant's keys.
