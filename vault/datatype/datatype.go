@@ -3,12 +3,25 @@
 //
 // A value comes out as it went in, byte for byte: parsing checks and never rewrites. The normalised form serves matching
 // only. No fault, mask or error holds a whole value, and a fault holds no part of one.
+//
+// # What a blind index is built on
+//
+// Derive gives the bytes whose keyed digest is a row of an index, and Seek gives those that a search is for, so that the
+// two meet however the value and the question were spelled. The kinds, for a type that offers them (Type.Kinds):
+//
+//	exact      the normalised value                       "Jane@EXAMPLE.com"     jane@example.com
+//	last4      the last four letters or digits            "4111 1111 1111 1111"  1111
+//	domain     what stands after the @, as A-labels       "jane@münchen.de"      xn--mnchen-3ya.de
+//	year       the year                                   "1978-05-06"           1978
+//	prefix:n   the first n letters or digits, n 1 to 12   "+44 20 7183 8750"     prefix:4 is 4420
+//
+// Type.Cardinality says how many different entries a kind's index will have. An exact index of fewer than FewestValues is
+// read off its frequencies by whoever sees the table: the rule index-domain-too-small refuses it.
 package datatype
 
 import (
 	"bytes"
 	"errors"
-	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -22,7 +35,7 @@ const maxValue = 64 << 10
 
 // Type is one value type. It is immutable, safe for concurrent use, and comparable with ==. The zero Type is invalid: it
 // parses nothing and masks everything.
-type Type struct{ at int } // index into specs
+type Type struct{ made *spec }
 
 // spec is what a type does. The functions get stored values; normalise and mask must bear any bytes.
 type spec struct {
@@ -31,29 +44,38 @@ type spec struct {
 	check     func([]byte) *Fault // nil: nothing beyond the length
 	normalise func([]byte) []byte
 	mask      func([]byte) string
+	index     index
 }
 
-// specs are the types. The order is no part of any stored form.
+var noType = spec{check: checkNothing, normalise: bytes.Clone, mask: hide}
+
+func (t Type) spec() *spec {
+	if t.made == nil {
+		return &noType
+	}
+	return t.made
+}
+
+// specs are the types, sorted by name.
 var specs = [...]spec{
-	{"", 0, checkNothing, bytes.Clone, hide},
-	{"boolean", 0, checkBoolean, bytes.Clone, hide},
-	{"date", maxValue, checkDate, bytes.Clone, maskDate},
-	{"email", maxEmail, checkEmail, normaliseEmail, maskEmail},
-	{"json", 0, checkJSON, normaliseJSON, hide},
-	{"name", maxName, checkName, normaliseText, maskName},
-	{"number", 0, checkNumber, normaliseNumber, hide},
-	{"pan", maxValue, checkPAN, normalisePAN, maskPAN},
-	{"phone", maxValue, checkPhone, normalisePhone, maskPhone},
-	{"string", maxValue, nil, normaliseText, hide},
-	{"text", maxValue, nil, normaliseText, hide},
-	{"us_ssn", maxValue, checkSSN, normaliseSSN, maskSSN},
+	{"boolean", 0, checkBoolean, bytes.Clone, hide, index{exact: 2}},
+	{"date", maxValue, checkDate, bytes.Clone, maskDate, index{exact: century, year: yearOf}},
+	{"email", maxEmail, checkEmail, normaliseEmail, maskEmail, index{exact: many, domain: emailDomain}},
+	{"json", 0, checkJSON, normaliseJSON, hide, index{exact: many}},
+	{"name", maxName, checkName, normaliseText, maskName, index{exact: many, fold: foldText, prefix: letters, maxPrefix: longestPrefix}},
+	{"number", 0, checkNumber, normaliseNumber, hide, index{exact: many}},
+	{"pan", maxValue, checkPAN, normalisePAN, maskPAN, index{exact: many, last4: 10_000, fold: foldDigits(" -"), prefix: digits, maxPrefix: maxBIN}},
+	{"phone", maxValue, checkPhone, normalisePhone, maskPhone, index{exact: many, last4: 10_000, fold: foldDigits("+ -.()"), prefix: national, maxPrefix: longestPrefix}},
+	{"string", maxValue, nil, normaliseText, hide, index{exact: many, last4: 10_000, fold: foldText, prefix: letters, maxPrefix: longestPrefix}},
+	{"text", maxValue, nil, normaliseText, hide, index{exact: many}},
+	{"us_ssn", maxValue, checkSSN, normaliseSSN, maskSSN, index{exact: many, last4: 10_000, fold: foldDigits("-")}},
 }
 
 // Lookup finds a type by its exact name.
 func Lookup(name string) (Type, bool) {
-	for i := 1; i < len(specs); i++ {
+	for i := range specs {
 		if specs[i].name == name {
-			return Type{i}, true
+			return Type{&specs[i]}, true
 		}
 	}
 	return Type{}, false
@@ -61,16 +83,15 @@ func Lookup(name string) (Type, bool) {
 
 // Names are the names of all types, sorted.
 func Names() []string {
-	names := make([]string, 0, len(specs)-1)
-	for _, s := range specs[1:] {
+	names := make([]string, 0, len(specs))
+	for _, s := range specs {
 		names = append(names, s.name)
 	}
-	slices.Sort(names)
 	return names
 }
 
 // Name is what Lookup finds the type by; empty for the zero Type.
-func (t Type) Name() string { return specs[t.at].name }
+func (t Type) Name() string { return t.spec().name }
 
 // Parse gives the value in raw as it is stored, or says which rule it breaks. A JSON null is no value of any type.
 //
@@ -78,7 +99,7 @@ func (t Type) Name() string { return specs[t.at].name }
 // answer is the decoded string for the text types and the JSON text without the white space around it for number,
 // boolean and json. It may share raw's memory, so neither may be written to while the other is in use.
 func (t Type) Parse(raw []byte) ([]byte, *Fault) {
-	value, s := bytes.Trim(raw, " \t\r\n"), &specs[t.at]
+	value, s := bytes.Trim(raw, " \t\r\n"), t.spec()
 	if s.textMax > 0 {
 		var f *Fault
 		if value, f = decodeText(value, s.textMax); f != nil {
@@ -99,7 +120,7 @@ var errNotText = errors.New("datatype: the stored value is not UTF-8 text")
 // JSON gives a stored value as JSON again: a string that decodes to the identical bytes for the text types, the JSON text
 // itself for the others, which then shares value's memory. It fails on bytes that Parse never gave.
 func (t Type) JSON(value []byte) ([]byte, error) {
-	if specs[t.at].textMax == 0 {
+	if t.spec().textMax == 0 {
 		return value, nil
 	}
 	quoted, err := jsontext.AppendQuote(make([]byte, 0, len(value)+2), value)
@@ -120,7 +141,7 @@ func (t Type) JSON(value []byte) ([]byte, error) {
 //   - number: sign, digits and exponent, so that 1.50, 1.5 and 15e-1 are equal; exact, never by floating point
 //   - json: no white space, members sorted, strings in shortest form, numbers as they were sent
 //   - date, boolean: as stored
-func (t Type) Normalise(value []byte) []byte { return specs[t.at].normalise(value) }
+func (t Type) Normalise(value []byte) []byte { return t.spec().normalise(value) }
 
 // Mask is what the view "masked" shows: enough for a support agent to recognise a value that somebody reads out, never
 // enough to know it. It answers for any bytes, in valid UTF-8, and doesn't contain the value, normalised or not.
@@ -132,6 +153,6 @@ func (t Type) Normalise(value []byte) []byte { return specs[t.at].normalise(valu
 //   - name: J*** R***; the first letter of each of the first four words, *** for a word of one or two letters
 //   - date: 1978-**-**
 //   - everything else: ***
-func (t Type) Mask(value []byte) string { return specs[t.at].mask(value) }
+func (t Type) Mask(value []byte) string { return t.spec().mask(value) }
 
 func checkNothing([]byte) *Fault { return fault("type", "the field has no type") }
