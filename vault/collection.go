@@ -87,6 +87,8 @@ type field struct {
 	typ      datatype.Type
 	required bool
 	token    bool
+
+	classification string
 }
 
 func (c *Collection) byNumber(number uint16) *field {
@@ -95,6 +97,17 @@ func (c *Collection) byNumber(number uint16) *field {
 		return nil
 	}
 	return c.order[i]
+}
+
+// named are the fields that some values are for.
+func (c *Collection) named(values map[string]Secret) []*field {
+	fields := make([]*field, 0, len(values))
+	for _, f := range c.order {
+		if _, given := values[f.name]; given {
+			fields = append(fields, f)
+		}
+	}
+	return fields
 }
 
 // stored is the form of a Definition in the database: with the numbers.
@@ -115,7 +128,8 @@ func (c *Collection) adopt(raw []byte) error {
 		if !known {
 			return fmt.Errorf("a stored collection has the unknown type %s", d.Type)
 		}
-		f := &field{name: name, number: s.Numbers[name], typ: typ, required: d.Required, token: d.Token.Strategy == strategyRandom}
+		f := &field{name: name, number: s.Numbers[name], typ: typ, required: d.Required, token: d.Token.Strategy == strategyRandom,
+			classification: d.Classification}
 		c.fields[name] = f
 		c.order = append(c.order, f)
 	}
@@ -233,7 +247,7 @@ func strands(before, after Definition) error {
 func (v *Vault) PutCollection(ctx context.Context, who Caller, name string, d Definition, ifVersion int32) (c *Collection, created bool, err error) {
 	c = &Collection{Name: name, Version: 1}
 	err = v.within(ctx, who, policy.DefineCollection, func(t *txn) error {
-		if err := t.entry.require(policy.DefineCollection, policy.NoView); err != nil {
+		if err := t.entry.requireCollection(policy.DefineCollection, name); err != nil {
 			return err
 		}
 		if !nameOfCollection.MatchString(name) {
@@ -356,7 +370,7 @@ func (v *Vault) GetCollection(ctx context.Context, who Caller, name string) (*Co
 			return err
 		}
 		t.entry.Resources = []resource{{Collection: name}}
-		return t.entry.require(policy.ReadCollection, policy.NoView)
+		return t.entry.requireCollection(policy.ReadCollection, name)
 	})
 	return c, err
 }
@@ -369,7 +383,7 @@ func (v *Vault) ListCollections(ctx context.Context, who Caller, cursor string, 
 		return nil, "", v.refuseUnopened(ctx, who, policy.ReadCollection, err)
 	}
 	err = v.within(ctx, who, policy.ReadCollection, func(t *txn) error {
-		if err := t.entry.require(policy.ReadCollection, policy.NoView); err != nil {
+		if err := t.entry.requireCollection(policy.ReadCollection, everyCollection); err != nil {
 			return err
 		}
 		after, err := keys.openCursor("collections", cursor)
@@ -399,7 +413,7 @@ func (v *Vault) DeleteCollection(ctx context.Context, who Caller, name string, i
 		if err != nil {
 			return err
 		}
-		if err := t.entry.require(policy.DropCollection, policy.NoView); err != nil {
+		if err := t.entry.requireCollection(policy.DropCollection, name); err != nil {
 			return err
 		}
 		t.entry.Resources = []resource{{Collection: name}}

@@ -152,6 +152,7 @@ func (v *Vault) lookUp(ctx context.Context, key string, known [sha256.Size]byte)
 	case err != nil:
 		return Caller{}, err
 	}
+	c.Method = MethodAPIKey
 	v.credentials.put(known, lookup{c, expires, now.Add(credentialTTL)})
 	return c, nil
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/policy"
 )
 
 // fetch asks for records by id. Fetches of one tenant ride together (group.go); what isn't found, or has expired, or
@@ -24,6 +26,7 @@ type row struct {
 	expires        *time.Time
 	sealed         []byte
 	wrapped        []byte
+	facts          policy.SubjectFacts
 }
 
 // fetch reads records with their DEKs.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -23,9 +24,16 @@ type Caller struct {
 	Principal  ID
 	Credential ID
 	Roles      []string
-	Purpose    string // what a read is for, as the caller says
-	Request    string // the request's id, for the audit entry
+	Attributes map[string][]string // of the principal, as the credential says: claims, device posture
+	Network    netip.Addr          // the client's address
+	Method     string              // how it proved who it is: MethodAPIKey and its like
+	MTLS, DPoP bool                // that it holds the key that its certificate, or its token, is bound to
+	Purpose    string              // what a read is for, as the caller says
+	Request    string              // the request's id, for the audit entry
 }
+
+// MethodAPIKey is the Method of callers who sent an API key. It is what policies see.
+const MethodAPIKey = "api-key"
 
 // Config is what a Vault needs. Databases and KMS are required; the rest has defaults.
 type Config struct {

@@ -105,7 +105,7 @@ func (v *Vault) replay(ctx context.Context, who Caller, b Batch) ([]Tokenized, e
 	if err != nil {
 		return nil, v.refuse(ctx, e, err)
 	}
-	done, err := v.openAnswer(ctx, e, b.Claim, request, sealed)
+	done, err := v.openAnswer(ctx, e, b, request, sealed)
 	if err != nil {
 		return nil, v.refuse(ctx, e, err)
 	}
@@ -113,8 +113,16 @@ func (v *Vault) replay(ctx context.Context, who Caller, b Batch) ([]Tokenized, e
 	return done, v.commit(ctx, &change{entry: e})
 }
 
-func (v *Vault) openAnswer(ctx context.Context, e *entry, k *IdempotencyKey, request, sealed []byte) ([]Tokenized, error) {
-	if err := e.require(policy.Tokenize, policy.NoView); err != nil {
+func (v *Vault) openAnswer(ctx context.Context, e *entry, b Batch, request, sealed []byte) ([]Tokenized, error) {
+	k := b.Claim
+	coll, err := v.collectionNamed(ctx, e.who.Tenant, b.Collection, false)
+	if AsError(err).Kind == NotFound {
+		coll, err = &Collection{Name: b.Collection}, nil // it is gone since
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := e.requireSome(policy.Tokenize, policy.NoView, coll, policy.SubjectFacts{}); err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(request, k.request) {

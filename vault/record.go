@@ -67,7 +67,7 @@ func (v *Vault) getRecord(ctx context.Context, e *entry, collection, record stri
 	if err != nil {
 		return nil, invalid("", "view", err.Error())
 	}
-	if err := e.require(policy.ReadRecord, wanted); err != nil {
+	if err := e.requireSome(policy.ReadRecord, wanted, o.coll, o.row.facts); err != nil {
 		return nil, err
 	}
 	for _, name := range fields {
@@ -131,7 +131,10 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 		if err != nil {
 			return err
 		}
-		if err := t.entry.require(policy.UpdateRecord, policy.NoView); err != nil {
+		if err := t.entry.requireSome(policy.UpdateRecord, policy.NoView, o.coll, o.row.facts); err != nil {
+			return err
+		}
+		if err := t.entry.requireEach(policy.UpdateRecord, o.coll, p.fields(o.coll), o.row.facts); err != nil {
 			return err
 		}
 		if o.row.version != p.IfVersion {
@@ -264,6 +267,11 @@ func (r *reader) patched(o *opened, p Patch, now time.Time) ([]value, error) {
 	return values, faults.err()
 }
 
+// fields are those of a collection that the patch changes.
+func (p Patch) fields(c *Collection) []*field {
+	return slices.DeleteFunc(slices.Clone(c.order), func(f *field) bool { return !slices.Contains(p.names(), f.name) })
+}
+
 func (p Patch) names() []string {
 	names := slices.Clone(p.Remove)
 	for name := range p.Fields {
@@ -271,6 +279,17 @@ func (p Patch) names() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// requireDelete asks for every field: a record is deleted whole.
+func (t *txn) requireDelete(ctx context.Context, collection string) (err error) {
+	c := &Collection{Name: collection}
+	if t.entry.policy.Finely(policy.DeleteRecord) {
+		if c, err = t.namedCollection(ctx, collection); err != nil {
+			return err
+		}
+	}
+	return t.entry.requireEach(policy.DeleteRecord, c, c.order, policy.SubjectFacts{})
 }
 
 // DeleteRecord deletes a record, an expired one too: its DEKs, and with them every copy of its values, and its row.
@@ -292,7 +311,7 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 			}
 			return err
 		}
-		if err := t.entry.require(policy.DeleteRecord, policy.NoView); err != nil {
+		if err := t.requireDelete(ctx, collection); err != nil {
 			return err
 		}
 		if ifVersion != 0 && ifVersion != version {

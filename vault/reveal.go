@@ -178,7 +178,7 @@ func (r *reader) open(ctx context.Context, row *row) (*opened, error) {
 
 // show asks for a view of one field and gives the value in it.
 func (r *reader) show(o *opened, f *field, view policy.View, action policy.Action) (Secret, error) {
-	if err := r.entry.require(action, view); err != nil {
+	if err := r.entry.requireField(action, view, o.coll, f, o.row.facts); err != nil {
 		r.note(o, f, view, true)
 		return Secret{}, err
 	}

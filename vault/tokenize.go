@@ -72,8 +72,9 @@ func (v *Vault) CanTokenize(ctx context.Context, who Caller, collection string) 
 	if err != nil {
 		return err
 	}
-	if _, err = v.collectionNamed(ctx, who.Tenant, collection, true); err == nil {
-		err = e.require(policy.Tokenize, policy.NoView)
+	coll, err := v.collectionNamed(ctx, who.Tenant, collection, true)
+	if err == nil {
+		err = e.requireSome(policy.Tokenize, policy.NoView, coll, policy.SubjectFacts{})
 	}
 	if err != nil {
 		return v.refuse(ctx, e, err)
@@ -142,7 +143,7 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := e.require(policy.Tokenize, policy.NoView); err != nil {
+	if err := e.requireSome(policy.Tokenize, policy.NoView, coll, policy.SubjectFacts{}); err != nil {
 		return nil, nil, err
 	}
 	if len(b.Items) == 0 || len(b.Items) > MaxItems {
@@ -152,7 +153,7 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	done := make([]Tokenized, len(b.Items))
 	s := sealer{keys: keys, coll: coll, now: v.now()}
 	for i, item := range b.Items {
-		r, tokens, err := s.item(item, "/items/"+strconv.Itoa(i))
+		r, tokens, err := s.item(e, item, "/items/"+strconv.Itoa(i))
 		if err != nil {
 			done[i].Err = AsError(err)
 			e.Refused++
@@ -220,8 +221,13 @@ func (s *sealer) fieldNames() []string {
 	return names
 }
 
-// item validates and seals one item. at is its place in the request, for the pointers of its faults.
-func (s *sealer) item(item NewRecord, at string) (newRecord, map[string]string, error) {
+// item decides on, validates and seals one item. at is its place in the request, for the pointers of its faults.
+func (s *sealer) item(e *entry, item NewRecord, at string) (newRecord, map[string]string, error) {
+	if e.policy.Finely(policy.Tokenize) {
+		if err := e.requireEach(policy.Tokenize, s.coll, s.coll.named(item.Fields), policy.SubjectFacts{}); err != nil {
+			return newRecord{}, nil, err
+		}
+	}
 	values, err := s.values(item, at)
 	if err != nil {
 		return newRecord{}, nil, err

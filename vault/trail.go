@@ -28,7 +28,9 @@ type entry struct {
 	at  time.Time
 	who Caller
 
-	ruled string // the last ruling's rule
+	ruled   string // the last ruling's rule
+	policy  *policy.Set
+	rulings map[asked]policy.Ruling
 }
 
 // resource is what an operation touched: just these fields of each of these records of one collection, seen alike.
@@ -58,7 +60,7 @@ func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
 	at := v.now().UTC().Truncate(time.Microsecond)
 	e := &entry{
 		ID: formatID(entryPrefix, id), At: at.Format("2006-01-02T15:04:05.000000Z"), Action: string(action), Outcome: outcomeOK,
-		Request: who.Request, Purpose: who.Purpose, id: id, at: at, who: who,
+		Request: who.Request, Purpose: who.Purpose, id: id, at: at, who: who, policy: policy.Builtin(),
 	}
 	if who.Principal != (ID{}) {
 		e.Principal, e.Credential = formatID(principalPrefix, who.Principal), formatID(credentialPrefix, who.Credential)
@@ -82,24 +84,4 @@ func (e *entry) close(err error) {
 func (e *entry) body() (string, error) {
 	b, err := json.Marshal(e)
 	return string(b), err
-}
-
-// require asks the policy and notes its ruling in the entry. It is the only place that asks.
-func (e *entry) require(action policy.Action, view policy.View) error {
-	ruling := policy.Decide(policy.Question{Roles: e.who.Roles, Action: action, View: view})
-	e.ruled = ruling.Rule
-	if e.Rule == "" || ruling.Allowed {
-		e.Rule = ruling.Rule
-	}
-	if !ruling.Allowed {
-		return fail(Forbidden, "this credential's roles don't allow %s%s", action, viewed(view))
-	}
-	return nil
-}
-
-func viewed(view policy.View) string {
-	if view == policy.NoView {
-		return ""
-	}
-	return " with view " + view.String()
 }

@@ -1,18 +1,21 @@
 // Package policy decides who may do what, and how much of a value they may see. It is pure: questions in, rulings out.
 //
-// Deny is the default. A role grants actions, and the most that its holders see of a value; a principal with several
-// roles has the sum of them.
+// Deny is the default. The rules are Cedar policies (https://docs.cedarpolicy.com): the roles of roles.cedar, which are
+// part of the program, and a tenant's own, which permit more or forbid. A forbid wins over every permit, and a policy
+// whose condition can't be evaluated denies.
 package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
+	"time"
 )
 
 // Action is what a caller wants to do. Each is a privilege of its own.
 type Action string
 
-// The actions.
+// The actions. Each has its line in the table below, and the roles that may do it in roles.cedar.
 const (
 	DefineCollection Action = "collection.define"
 	ReadCollection   Action = "collection.read"
@@ -23,9 +26,71 @@ const (
 	UpdateRecord     Action = "record.update"
 	DeleteRecord     Action = "record.delete"
 	ManagePrincipals Action = "principal.manage"
+	ReadPolicies     Action = "policy.read"
+	WritePolicies    Action = "policy.write"
+	ReadPurposes     Action = "purpose.read"
+	WritePurposes    Action = "purpose.write"
+	ReadConsents     Action = "consent.read"
+	WriteConsents    Action = "consent.write" // consents and objections
+	Restrict         Action = "subject.restrict"
 	CreateTenant     Action = "tenant.create" // by the deployment's operator, on the machine itself; no role has it
 	Sweep            Action = "sweep"         // likewise
 )
+
+// kind is the type of the resource that an action is decided on.
+type kind string
+
+const (
+	onVault      kind = "Vault"      // the tenant's vault as a whole
+	onCollection kind = "Collection" // a collection's definition
+	onField      kind = "Field"      // the values of a field
+)
+
+// What sets an action apart. No role but the development server's may have both of the first two.
+type trait uint8
+
+const (
+	reveals  trait = 1 << iota // shows or hands out values
+	runsKeys                   // works on keys
+	machine                    // by the operator on the machine itself: no policy can grant it
+)
+
+// actions is the one table of actions: what each is decided on, and what sets it apart.
+var actions = []struct {
+	name   Action
+	on     kind
+	traits trait
+}{
+	{DefineCollection, onCollection, 0},
+	{ReadCollection, onCollection, 0},
+	{DropCollection, onCollection, 0},
+	{Tokenize, onField, 0},
+	{Detokenize, onField, reveals},
+	{ReadRecord, onField, reveals},
+	{UpdateRecord, onField, 0},
+	{DeleteRecord, onField, 0},
+	{ManagePrincipals, onVault, 0},
+	{ReadPolicies, onVault, 0},
+	{WritePolicies, onVault, 0},
+	{ReadPurposes, onVault, 0},
+	{WritePurposes, onVault, 0},
+	{ReadConsents, onVault, 0},
+	{WriteConsents, onVault, 0},
+	{Restrict, onVault, 0},
+	{CreateTenant, onVault, machine},
+	{Sweep, onVault, machine},
+}
+
+// Actions are the names of all actions that a policy can grant.
+func Actions() []Action {
+	var names []Action
+	for _, a := range actions {
+		if a.traits&machine == 0 {
+			names = append(names, a.name)
+		}
+	}
+	return names
+}
 
 // View is how much of a value is shown. The zero View is no view at all.
 type View uint8
@@ -53,11 +118,48 @@ func ParseView(name string) (View, error) {
 	return NoView, fmt.Errorf("a view is redacted, masked or plain")
 }
 
-// Question is one decision asked for.
+// Question is one decision asked for: may this principal do this, to this, in these circumstances?
 type Question struct {
-	Roles  []string
-	Action Action
-	View   View // asked for; NoView where no value is shown
+	Principal Principal
+	Action    Action
+	Resource  Resource
+	View      View // asked for; NoView where no value is shown
+	Facts     Facts
+}
+
+// Principal is who asks.
+type Principal struct {
+	ID         string
+	Roles      []string
+	Attributes map[string][]string // from the credential: claims, device posture
+}
+
+// Resource is what is asked about: nothing for the vault as a whole, a collection, or a field of one. A Field of no name
+// stands for the collection's values as a whole.
+type Resource struct {
+	Collection     string
+	Field          string
+	Classification string
+}
+
+// Facts are the circumstances.
+type Facts struct {
+	Purpose    string // as the caller says; empty: none
+	LegalBasis string // of the purpose; empty: it isn't registered
+	Network    netip.Addr
+	Method     string // how the caller proved who it is
+	MTLS, DPoP bool   // by a key that it holds
+	Now        time.Time
+
+	Subject SubjectFacts
+}
+
+// SubjectFacts are those of the person whose record it is.
+type SubjectFacts struct {
+	Known      bool // there is a person
+	Restricted bool // under GDPR 18
+	Objected   bool // to the purpose
+	Consented  bool // to the purpose, and didn't withdraw
 }
 
 // Ruling is the answer. Rule names what decided, for the audit entry.
@@ -66,44 +168,11 @@ type Ruling struct {
 	Rule    string
 }
 
-type role struct {
-	name    string
-	actions []Action
-	view    View
-}
-
-// roles are the built-in ones. None but the development server's can both administer and read values.
-var roles = []role{
-	{"admin", []Action{DefineCollection, ReadCollection, DropCollection, ManagePrincipals}, NoView},
-	{"backend-writer", []Action{ReadCollection, Tokenize, UpdateRecord, DeleteRecord}, NoView},
-	{"backend-reader-masked", []Action{ReadCollection, Detokenize, ReadRecord}, Masked},
-	{"backend-reader", []Action{ReadCollection, Detokenize, ReadRecord}, Plain},
-	{"developer", []Action{DefineCollection, ReadCollection, DropCollection, ManagePrincipals, Tokenize, Detokenize, ReadRecord, UpdateRecord, DeleteRecord}, Plain},
-}
-
 // Developer is the role that may do everything. Only the development server hands it out.
 const Developer = "developer"
 
 // Admin is the role of a tenant's first principal.
 const Admin = "admin"
 
-// Roles are the names of the roles that a principal can be given, Developer left out.
-func Roles() []string {
-	var names []string
-	for _, r := range roles {
-		if r.name != Developer {
-			names = append(names, r.name)
-		}
-	}
-	return names
-}
-
-// Decide rules on a question.
-func Decide(q Question) Ruling {
-	for _, r := range roles {
-		if slices.Contains(q.Roles, r.name) && slices.Contains(r.actions, q.Action) && q.View <= r.view {
-			return Ruling{Allowed: true, Rule: "role:" + r.name}
-		}
-	}
-	return Ruling{Rule: "default-deny"}
-}
+// DefaultDeny is the rule by which whatever no policy permits is refused.
+const DefaultDeny = "default-deny"

@@ -1,0 +1,118 @@
+package vault
+
+import (
+	"fmt"
+
+	"github.com/privault/privault/vault/policy"
+)
+
+// The questions that an operation asks the policy. Each ruling is noted in the operation's entry; asked again, a
+// question has the same answer, so that a batch pays for one decision and not for a thousand.
+
+// asked is a question about the values of a collection, as far as it may differ within one operation. Without a field
+// it is about all of them.
+type asked struct {
+	action  policy.Action
+	view    policy.View
+	coll    *Collection
+	field   *field
+	subject policy.SubjectFacts
+}
+
+// everyCollection is the resource of a question about all collections, as when they are listed.
+const everyCollection = "*"
+
+// require asks about the tenant's vault as a whole.
+func (e *entry) require(action policy.Action, view policy.View) error {
+	if policy.OnField(action) || policy.OnCollection(action) {
+		return fmt.Errorf("%s is decided on a collection: ask with requireCollection, requireValues or requireField", action)
+	}
+	return e.note(action, view, e.policy.Decide(e.question(action, view)))
+}
+
+// requireCollection asks about a collection's definition.
+func (e *entry) requireCollection(action policy.Action, name string) error {
+	q := e.question(action, policy.NoView)
+	q.Resource.Collection = name
+	return e.note(action, policy.NoView, e.policy.Decide(q))
+}
+
+// requireSome asks whether a caller may do it to the values of a collection at all: to one of its fields, if the policy
+// tells fields apart. Each field is asked for on its own then.
+func (e *entry) requireSome(action policy.Action, view policy.View, c *Collection, s policy.SubjectFacts) error {
+	if !e.policy.Finely(action) || len(c.order) == 0 {
+		return e.requireField(action, view, c, nil, s)
+	}
+	var err error
+	for _, f := range c.order {
+		if err = e.requireField(action, view, c, f, s); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// requireEach asks for each of these fields.
+func (e *entry) requireEach(action policy.Action, c *Collection, fields []*field, s policy.SubjectFacts) error {
+	if !e.policy.Finely(action) {
+		return e.requireField(action, policy.NoView, c, nil, s)
+	}
+	for _, f := range fields {
+		if err := e.requireField(action, policy.NoView, c, f, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// requireField asks about one field's values; nil asks about a collection's as a whole.
+func (e *entry) requireField(action policy.Action, view policy.View, c *Collection, f *field, s policy.SubjectFacts) error {
+	if !e.policy.Finely(action) {
+		f = nil // has the same answer
+	}
+	key := asked{action, view, c, f, s}
+	ruling, have := e.rulings[key]
+	if !have {
+		q := e.question(action, view)
+		q.Facts.Subject = s
+		q.Resource.Collection = c.Name
+		if f != nil {
+			q.Resource.Field, q.Resource.Classification = f.name, f.classification
+		}
+		ruling = e.policy.Decide(q)
+		if e.rulings == nil {
+			e.rulings = map[asked]policy.Ruling{}
+		}
+		e.rulings[key] = ruling
+	}
+	return e.note(action, view, ruling)
+}
+
+func (e *entry) question(action policy.Action, view policy.View) policy.Question {
+	return policy.Question{
+		Principal: policy.Principal{ID: e.Principal, Roles: e.who.Roles, Attributes: e.who.Attributes},
+		Action:    action,
+		View:      view,
+		Facts: policy.Facts{Purpose: e.who.Purpose, Network: e.who.Network, Method: e.who.Method, MTLS: e.who.MTLS, DPoP: e.who.DPoP,
+			Now: e.at},
+	}
+}
+
+// note keeps a ruling for the entry: of several, one that allowed.
+func (e *entry) note(action policy.Action, view policy.View, r policy.Ruling) error {
+	e.ruled = r.Rule
+	if e.Rule == "" || r.Allowed {
+		e.Rule = r.Rule
+	}
+	if !r.Allowed {
+		return fail(Forbidden, "the policy doesn't allow this caller %s%s", action, viewed(view))
+	}
+	return nil
+}
+
+func viewed(view policy.View) string {
+	if view == policy.NoView {
+		return ""
+	}
+	return " with view " + view.String()
+}
