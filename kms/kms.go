@@ -67,11 +67,22 @@ type Key interface {
 }
 
 // Options carries what a provider needs and a URI must not hold. This package reads no environment: secrets come
-// from the caller. The zero value serves every provider that needs none.
+// from the caller, or else from what the SDKs of the clouds find by themselves. The zero value serves every provider
+// that needs none.
 type Options struct {
 	// Passphrase opens a local keyset that is sealed to one. It is called at most once per call of this package,
 	// and not at all when the URI names a key file.
 	Passphrase func() ([]byte, error)
+	// AWS is for aws-kms keys.
+	AWS AWSOptions
+	// Transit is for hcvault keys.
+	Transit TransitOptions
+	// GCP is for gcp-kms keys.
+	GCP GCPOptions
+	// Azure is for azure-kv keys.
+	Azure AzureOptions
+	// PKCS11 is for pkcs11 keys.
+	PKCS11 PKCS11Options
 
 	// workFactor is scrypt's, as a power of two; 0 is scryptWorkFactor. Only tests set it.
 	workFactor int
@@ -87,12 +98,23 @@ type provider struct {
 // providers has one line per provider, and their order is that of error messages.
 var providers = []provider{
 	{scheme: "local", development: true, open: openLocal},
+	{scheme: "aws-kms", open: openAWS},
+	{scheme: "hcvault", open: openTransit},
+	{scheme: "gcp-kms", open: openGCP},
+	{scheme: "azure-kv", open: openAzure},
+	{scheme: "pkcs11", open: openPKCS11},
 }
 
 // Open opens the key that uri names with the provider of its scheme. The schemes are:
 //
 //	local://PATH               a keyset file sealed to Options.Passphrase
 //	local://PATH?key-file=PATH a keyset file sealed to the identity in a key file
+//	aws-kms://ARN              a symmetric key of AWS KMS; see Options.AWS
+//	hcvault://HOST[:PORT]/MOUNT/keys/NAME
+//	                           a key of the transit engine of HashiCorp Vault or OpenBao; see Options.Transit
+//	gcp-kms://projects/…       a symmetric key of Google Cloud KMS; see Options.GCP
+//	azure-kv://HOST/keys/NAME  a key of Azure Key Vault or a Managed HSM; see Options.Azure
+//	pkcs11:token=…;object=…    an AES key of an HSM (RFC 7512); see Options.PKCS11
 //
 // A key that can't be opened as things stand is ErrDenied or ErrUnavailable, as for a Key's methods. No error
 // repeats uri, which may hold a credential that should not be there.
@@ -105,6 +127,29 @@ func Open(ctx context.Context, uri string, o Options) (Key, error) {
 		return nil, err
 	}
 	return p.open(ctx, uri, o)
+}
+
+// rewrapper is a Key whose KMS can re-encrypt inside itself.
+type rewrapper interface {
+	// rewrap is Rewrap without a way around.
+	rewrap(ctx context.Context, wrapped, ad []byte) ([]byte, error)
+}
+
+// Rewrap returns what k has wrapped as wrapped by the newest version of k, under the same ad: the step of a rotation.
+// It fails as Unwrap does, and what it was given goes on opening for as long as the KMS keeps the version. AWS KMS does
+// it inside itself if we may ReEncrypt; elsewhere the key material passes through here, and its copy is cleared.
+func Rewrap(ctx context.Context, k Key, wrapped, ad []byte) ([]byte, error) {
+	if r, ok := k.(rewrapper); ok {
+		if b, err := r.rewrap(ctx, wrapped, ad); !errors.Is(err, ErrDenied) {
+			return b, err
+		}
+	}
+	plaintext, err := k.Unwrap(ctx, wrapped, ad)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plaintext)
+	return k.Wrap(ctx, plaintext, ad)
 }
 
 // DevelopmentOnly reports whether uri names a provider that production must refuse, because the process that

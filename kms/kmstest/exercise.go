@@ -23,6 +23,8 @@ type Provider struct {
 
 	// Rotate adds a version to the key, which wraps from then on.
 	Rotate func() error
+	// Retire takes all versions but the newest out of use, by which the KMS refuses what they wrapped.
+	Retire func() error
 	// Delete deletes the key for good, or schedules its deletion. For local, it removes the keyset file.
 	Delete func() error
 	// Disable disables the key, or enables it again.
@@ -86,7 +88,9 @@ var stories = []story{
 	{name: "ended context", tell: endedContext},
 	{name: "concurrent use", tell: concurrentUse},
 	{name: "opened again", tell: openedAgain},
+	{name: "rewrapped", tell: rewrapped},
 	{name: "rotated", applies: func(p Provider) bool { return p.Rotate != nil }, tell: rotated},
+	{name: "rewrapped to the newest", applies: func(p Provider) bool { return p.Rotate != nil && p.Retire != nil }, tell: rewrappedToNewest},
 	{name: "deleted", applies: func(p Provider) bool { return p.Delete != nil }, tell: deleted},
 	{name: "disabled and enabled", applies: func(p Provider) bool { return p.Disable != nil }, tell: disabled},
 	{name: "outage", applies: func(p Provider) bool { return p.Outage != nil }, tell: outage},

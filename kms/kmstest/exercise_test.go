@@ -41,15 +41,39 @@ func (r *remote) Unwrap(ctx context.Context, wrapped, ad []byte) ([]byte, error)
 	return r.Faulty.Unwrap(ctx, wrapped, ad)
 }
 
-// latest is a local key that is opened again at each rotation, as a KMS of its own would be.
-type latest struct{ atomic.Pointer[kms.Key] }
+// latest is a local key that is opened again at each rotation, as a KMS of its own would be, and that can do without
+// its older versions: what they wrapped begins with other bytes.
+type latest struct {
+	atomic.Pointer[kms.Key]
+	only atomic.Pointer[[]byte]
+}
+
+const keyPrefix = 5
 
 func (l *latest) Wrap(ctx context.Context, plaintext, ad []byte) ([]byte, error) {
 	return (*l.Load()).Wrap(ctx, plaintext, ad)
 }
 
 func (l *latest) Unwrap(ctx context.Context, wrapped, ad []byte) ([]byte, error) {
+	if only := l.only.Load(); only != nil && ctx.Err() == nil && !bytes.HasPrefix(wrapped, *only) {
+		return nil, fmt.Errorf("%w: retired", kms.ErrDenied)
+	}
 	return (*l.Load()).Unwrap(ctx, wrapped, ad)
+}
+
+// retire leaves the newest version of the key at uri.
+func (l *latest) retire(ctx context.Context, uri string) error {
+	var newest latest
+	if err := newest.open(ctx, uri); err != nil {
+		return err
+	}
+	wrapped, err := newest.Wrap(ctx, secret(), place())
+	if err != nil {
+		return err
+	}
+	only := wrapped[:keyPrefix]
+	l.only.Store(&only)
+	return nil
 }
 
 func (l *latest) URI() string { return (*l.Load()).URI() }
@@ -87,6 +111,7 @@ func world(t testing.TB, broken func(kms.Key) kms.Key) Provider {
 			}
 			return current.open(t.Context(), uri)
 		},
+		Retire:  func() error { return current.retire(t.Context(), uri) },
 		Delete:  func() error { r.SetDenied(true); return nil },
 		Disable: func(on bool) error { r.SetDenied(on); return nil },
 		Outage:  func(on bool) error { r.SetDown(on); return nil },
@@ -350,6 +375,9 @@ func TestFaultStoriesCatch(t *testing.T) {
 				return theirs(ctx)
 			}
 		}},
+		{"a rotation without effect", "rewrapped to the newest", func(p *Provider) { p.Rotate = func() error { return nil } }},
+		{"a retirement without effect", "rewrapped to the newest", func(p *Provider) { p.Retire = func() error { return nil } }},
+		{"a retirement that takes all versions", "rewrapped to the newest", func(p *Provider) { p.Retire = p.Delete }},
 		{"a rotation that shows too early", "rotated", func(p *Provider) { p.InMemory = true }},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -121,6 +121,7 @@ func unavailable(ctx context.Context, k kms.Key, wrapped []byte) error {
 	calls := map[string]func(context.Context) ([]byte, error){
 		"Wrap":   func(ctx context.Context) ([]byte, error) { return k.Wrap(ctx, secret(), place()) },
 		"Unwrap": func(ctx context.Context) ([]byte, error) { return k.Unwrap(ctx, wrapped, place()) },
+		"Rewrap": func(ctx context.Context) ([]byte, error) { return kms.Rewrap(ctx, k, wrapped, place()) },
 	}
 	for name, call := range calls {
 		short, cancel := context.WithTimeout(ctx, patience)
