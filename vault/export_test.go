@@ -3,6 +3,8 @@ package vault
 import (
 	"context"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/privault/privault/vault/policy"
 )
 
@@ -79,3 +81,12 @@ func (v *Vault) TokenAt(ctx context.Context, tenant, record ID, field, epoch uin
 
 // NewAPIKey makes a well-formed key that nobody issued.
 func NewAPIKey() string { return newAPIKey() }
+
+// DeleteBehind runs a statement as the service's role, in a transaction of the tenant's, as an operation that forgot the gate.
+func (v *Vault) DeleteBehind(tenant ID, statement string) error {
+	ctx := context.Background()
+	return v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, statement, tenant)
+		return err
+	})
+}

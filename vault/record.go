@@ -324,6 +324,9 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 			return fail(PreconditionFailed, "the record has another version by now")
 		}
 		t.entry.Resources = []resource{{Collection: collection, Records: []string{record}}}
+		if err := t.requireUnheld(ctx, id); err != nil {
+			return err
+		}
 		if _, err := t.keys.Exec(ctx, `
 			delete from keystore.data_keys where tenant_id = $1 and record_id = $2`, who.Tenant, id); err != nil {
 			return err

@@ -33,6 +33,12 @@ const (
 	ReadConsents     Action = "consent.read"
 	WriteConsents    Action = "consent.write" // consents and objections
 	Restrict         Action = "subject.restrict"
+	ReadSubject      Action = "subject.read"
+	Erase            Action = "erase"
+	PlaceHold        Action = "hold.place"
+	ReadHold         Action = "hold.read"
+	ReleaseHold      Action = "hold.release"
+	ReadCertificate  Action = "certificate.read"
 	CreateTenant     Action = "tenant.create" // by the deployment's operator, on the machine itself; no role has it
 	Sweep            Action = "sweep"         // likewise
 )
@@ -77,6 +83,12 @@ var actions = []struct {
 	{ReadConsents, onVault, 0},
 	{WriteConsents, onVault, 0},
 	{Restrict, onVault, 0},
+	{ReadSubject, onVault, 0},
+	{Erase, onVault, 0},
+	{PlaceHold, onVault, 0},
+	{ReadHold, onVault, 0},
+	{ReleaseHold, onVault, 0},
+	{ReadCertificate, onVault, 0},
 	{CreateTenant, onVault, machine},
 	{Sweep, onVault, machine},
 }
