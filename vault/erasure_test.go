@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/policy"
 	"github.com/privault/privault/vault/vaulttest"
 )
 
@@ -310,4 +312,78 @@ func TestHoldsAreListedNewestFirst(t *testing.T) {
 	wantKind(t, "a hold on nothing", err, vault.Invalid)
 	_, err = h.PlaceHold(t.Context(), h.who, vault.Hold{Matter: "case-x", Record: "rec_0000000000000000000000"})
 	wantKind(t, "a hold on an unknown record", err, vault.Invalid)
+}
+
+// addRights gives a scene a hold, somebody to erase and somebody erased.
+func (s *scene) addRights(t *testing.T) {
+	t.Helper()
+	for _, subject := range []string{"leaving-1", "gone-1"} {
+		item := vaulttest.Item(map[string]string{"name": "Joe"})
+		item.Subject = subject
+		if done, err := s.Tokenize(t.Context(), s.who, vault.Batch{Collection: "people", Items: []vault.NewRecord{item}}); err != nil || done[0].Err != nil {
+			t.Fatal(done, err)
+		}
+	}
+	hold, err := s.PlaceHold(t.Context(), s.who, vault.Hold{Matter: "case-1", Subject: "held-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, err := s.EraseSubject(t.Context(), s.who, "gone-1", "gdpr-17", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.hold, s.certificate = hold.ID, gone.ID
+}
+
+// rightsOperations are those that serve people's rights.
+func rightsOperations() []operation {
+	ctx := context.Background()
+	hold := func(s *scene, who vault.Caller, h vault.Hold) error {
+		_, err := s.PlaceHold(ctx, who, h)
+		return err
+	}
+	erase := func(s *scene, who vault.Caller, reason string) error {
+		_, err := s.EraseSubject(ctx, who, "leaving-1", reason, false)
+		return err
+	}
+	return []operation{
+		{name: "PlaceHold", action: policy.PlaceHold, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error {
+				return hold(s, who, vault.Hold{Matter: "case-1", Subject: "person-9"})
+			},
+			fail: func(s *scene, who vault.Caller) error { return hold(s, who, vault.Hold{Matter: "case 1"}) }},
+		{name: "ListHolds", action: policy.ReadHold, problem: vault.Malformed,
+			do: func(s *scene, who vault.Caller) error {
+				_, _, err := s.ListHolds(ctx, who, "", 10)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, _, err := s.ListHolds(ctx, who, "x", 10)
+				return err
+			}},
+		{name: "ReleaseHold", action: policy.ReleaseHold, problem: vault.NotFound,
+			do:   func(s *scene, who vault.Caller) error { return s.ReleaseHold(ctx, who, s.hold) },
+			fail: func(s *scene, who vault.Caller) error { return s.ReleaseHold(ctx, who, "hld_x") }},
+		{name: "GetSubject", action: policy.ReadSubject, problem: vault.NotFound,
+			do: func(s *scene, who vault.Caller) error {
+				_, _, err := s.GetSubject(ctx, who, "held-1", "", 10)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, _, err := s.GetSubject(ctx, who, "nobody", "", 10)
+				return err
+			}},
+		{name: "EraseSubject", action: policy.Erase, problem: vault.Invalid,
+			do:   func(s *scene, who vault.Caller) error { return erase(s, who, "gdpr-17") },
+			fail: func(s *scene, who vault.Caller) error { return erase(s, who, "just so") }},
+		{name: "GetErasure", action: policy.ReadCertificate, problem: vault.NotFound,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.GetErasure(ctx, who, s.certificate)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.GetErasure(ctx, who, "crt_x")
+				return err
+			}},
+	}
 }

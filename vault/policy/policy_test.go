@@ -32,6 +32,12 @@ purpose.write       -      .               .                      .             
 consent.read        .      .               .                      .               -           -        .         -          .
 consent.write       .      .               .                      .               -           .        .         -          .
 subject.restrict    .      .               .                      .               -           .        .         -          .
+subject.read        .      .               .                      .               -           .        .         -          .
+erase               .      .               .                      .               -           .        .         -          .
+hold.place          .      .               .                      .               -           .        .         -          .
+hold.read           .      .               .                      .               -           -        .         -          .
+hold.release        .      .               .                      .               -           .        .         -          .
+certificate.read    .      .               .                      .               -           -        .         -          .
 tenant.create       .      .               .                      .               .           .        .         .          .
 sweep               .      .               .                      .               .           .        .         .          .
 `
