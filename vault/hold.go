@@ -229,19 +229,18 @@ func some(text string) []string {
 	return []string{text}
 }
 
+// mode is how a lock is held.
+type mode string
+
 const (
-	alone  = false // who places a hold
-	shared = true  // who deletes
+	alone  mode = `select pg_advisory_xact_lock(hashtextextended($1, 0))`        // who places a hold
+	shared mode = `select pg_advisory_xact_lock_shared(hashtextextended($1, 0))` // who deletes
 )
 
 // holdLock puts deletions and new holds in an order: one that deletes shares it, who places a hold has it alone, until the
 // transaction ends. It comes before the look at the holds, whose snapshot must be taken under it.
-func (t *txn) holdLock(ctx context.Context, mode bool) error {
-	statement := `select pg_advisory_xact_lock(hashtextextended($1, 0))`
-	if mode == shared {
-		statement = `select pg_advisory_xact_lock_shared(hashtextextended($1, 0))`
-	}
-	_, err := t.data.Exec(ctx, statement, tenantSetting(t.who.Tenant)+"/holds")
+func (t *txn) holdLock(ctx context.Context, m mode) error {
+	_, err := t.data.Exec(ctx, string(m), tenantSetting(t.who.Tenant)+"/holds")
 	return err
 }
 
