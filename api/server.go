@@ -78,15 +78,10 @@ func (s *Server) routes() *echo.Echo {
 	v1.DELETE("/collections/:collection/records/:record", s.deleteRecord)
 	v1.POST("/tokenize", s.tokenize)
 	v1.POST("/detokenize", s.detokenize)
-	v1.GET("/subjects/:subject", s.getSubject)
-	v1.POST("/subjects/:subject/erasure", s.eraseSubject)
-	v1.GET("/certificates/:certificate", s.getCertificate)
-	v1.GET("/holds", s.listHolds)
-	v1.POST("/holds", s.placeHold)
-	v1.DELETE("/holds/:hold", s.releaseHold)
 	v1.POST("/principals", s.createPrincipal)
 	v1.POST("/principals/:principal/keys", s.issueKey)
 	v1.DELETE("/principals/:principal/keys/:key", s.revokeKey)
+	v1.GET("/jobs/:job", s.getJob)
 	return e
 }
 

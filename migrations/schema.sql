@@ -4,51 +4,22 @@ CREATE SCHEMA keystore;
 
 CREATE SCHEMA privault;
 
+CREATE SCHEMA river;
+
+CREATE TYPE river.river_job_state AS ENUM (
+    'available',
+    'cancelled',
+    'completed',
+    'discarded',
+    'pending',
+    'retryable',
+    'running',
+    'scheduled'
+);
+
 CREATE FUNCTION keystore.tenant() RETURNS uuid
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ select nullif(current_setting('privault.tenant', true), '')::uuid $$;
-
-CREATE TABLE privault.records (
-    tenant_id uuid NOT NULL,
-    record_id uuid NOT NULL,
-    collection_id uuid NOT NULL,
-    subject_id uuid,
-    created_at timestamp with time zone NOT NULL,
-    updated_at timestamp with time zone NOT NULL,
-    expires_at timestamp with time zone,
-    version integer NOT NULL,
-    epoch integer NOT NULL,
-    sealed bytea NOT NULL,
-    CONSTRAINT records_epoch_check CHECK ((epoch >= 0)),
-    CONSTRAINT records_version_check CHECK ((version > 0))
-);
-
-ALTER TABLE ONLY privault.records ALTER COLUMN sealed SET STORAGE EXTERNAL;
-
-ALTER TABLE ONLY privault.records FORCE ROW LEVEL SECURITY;
-
-CREATE FUNCTION privault.held(r privault.records, at timestamp with time zone) RETURNS boolean
-    LANGUAGE sql STABLE PARALLEL SAFE
-    AS $$ select exists (
-     select from privault.holds h
-     where h.tenant_id = r.tenant_id and h.released_at is null and (h.expires_at is null or h.expires_at > at)
-       and (h.subject_id is null or h.subject_id = r.subject_id)
-       and (h.collection_id is null or h.collection_id = r.collection_id)
-       and (h.record_id is null or h.record_id = r.record_id)) $$;
-
-CREATE FUNCTION privault.keep_held() RETURNS trigger
-    LANGUAGE plpgsql
-    AS $$
-begin
-  if exists (select from privault.holds h where h.released_at is null)
-    and exists (select from gone g where privault.held(g::privault.records, now())) then
-    raise exception 'a legal hold keeps a record' using errcode = '23001', constraint = 'records_held';
-
-  end if;
-
-  return null;
-
-end $$;
 
 CREATE FUNCTION privault.presented() RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -57,6 +28,23 @@ CREATE FUNCTION privault.presented() RETURNS bytea
 CREATE FUNCTION privault.tenant() RETURNS uuid
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ select nullif(current_setting('privault.tenant', true), '')::uuid $$;
+
+CREATE FUNCTION river.river_job_state_in_bitmask(bitmask bit, state river.river_job_state) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+  select case state
+    when 'available' then get_bit(bitmask, 7)
+    when 'cancelled' then get_bit(bitmask, 6)
+    when 'completed' then get_bit(bitmask, 5)
+    when 'discarded' then get_bit(bitmask, 4)
+    when 'pending'   then get_bit(bitmask, 3)
+    when 'retryable' then get_bit(bitmask, 2)
+    when 'running'   then get_bit(bitmask, 1)
+    when 'scheduled' then get_bit(bitmask, 0)
+    else 0
+  end = 1;
+
+$$;
 
 CREATE TABLE keystore.data_keys (
     tenant_id uuid NOT NULL,
@@ -139,53 +127,6 @@ CREATE TABLE privault.deployment (
     CONSTRAINT deployment_one_check CHECK (one)
 );
 
-CREATE TABLE privault.erasing (
-    tenant_id uuid NOT NULL,
-    subject_id uuid NOT NULL,
-    erasure_id uuid NOT NULL
-);
-
-ALTER TABLE ONLY privault.erasing FORCE ROW LEVEL SECURITY;
-
-CREATE TABLE privault.erasures (
-    tenant_id uuid NOT NULL,
-    erasure_id uuid NOT NULL,
-    digest bytea NOT NULL,
-    reason text NOT NULL,
-    state text NOT NULL,
-    requested_at timestamp with time zone NOT NULL,
-    erased_at timestamp with time zone,
-    shred_effective_at timestamp with time zone,
-    purged_at timestamp with time zone,
-    counts jsonb,
-    certificate text,
-    CONSTRAINT erasures_check CHECK (((state = 'deferred'::text) = (erased_at IS NULL))),
-    CONSTRAINT erasures_digest_check CHECK ((octet_length(digest) = 32)),
-    CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['deferred'::text, 'erased'::text, 'purged'::text])))
-);
-
-ALTER TABLE ONLY privault.erasures FORCE ROW LEVEL SECURITY;
-
-CREATE TABLE privault.holds (
-    tenant_id uuid NOT NULL,
-    hold_id uuid NOT NULL,
-    matter text NOT NULL,
-    reason text NOT NULL,
-    subject_id uuid,
-    reference bytea,
-    collection_id uuid,
-    record_id uuid,
-    created_at timestamp with time zone NOT NULL,
-    review_at timestamp with time zone,
-    expires_at timestamp with time zone,
-    released_at timestamp with time zone,
-    CONSTRAINT holds_check CHECK ((num_nonnulls(subject_id, collection_id, record_id) > 0)),
-    CONSTRAINT holds_check1 CHECK (((subject_id IS NULL) = (reference IS NULL))),
-    CONSTRAINT holds_matter_check CHECK ((matter ~ '^[A-Za-z0-9._:-]{1,128}$'::text))
-);
-
-ALTER TABLE ONLY privault.holds FORCE ROW LEVEL SECURITY;
-
 CREATE TABLE privault.idempotency_keys (
     tenant_id uuid NOT NULL,
     digest bytea NOT NULL,
@@ -199,6 +140,28 @@ CREATE TABLE privault.idempotency_keys (
 
 ALTER TABLE ONLY privault.idempotency_keys FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.jobs (
+    tenant_id uuid NOT NULL,
+    job_id uuid NOT NULL,
+    kind text NOT NULL,
+    params jsonb NOT NULL,
+    state text NOT NULL,
+    cursor jsonb,
+    done bigint DEFAULT 0 NOT NULL,
+    total bigint,
+    problem text,
+    created_at timestamp with time zone NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    CONSTRAINT jobs_done_check CHECK ((done >= 0)),
+    CONSTRAINT jobs_finished CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['completed'::text, 'failed'::text])))),
+    CONSTRAINT jobs_kind_check CHECK ((kind ~ '^[a-z][a-z0-9-]{0,62}$'::text)),
+    CONSTRAINT jobs_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'completed'::text, 'failed'::text]))),
+    CONSTRAINT jobs_total_check CHECK ((total >= 0))
+);
+
+ALTER TABLE ONLY privault.jobs FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.principals (
     tenant_id uuid NOT NULL,
     principal_id uuid NOT NULL,
@@ -209,6 +172,25 @@ CREATE TABLE privault.principals (
 );
 
 ALTER TABLE ONLY privault.principals FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.records (
+    tenant_id uuid NOT NULL,
+    record_id uuid NOT NULL,
+    collection_id uuid NOT NULL,
+    subject_id uuid,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone,
+    version integer NOT NULL,
+    epoch integer NOT NULL,
+    sealed bytea NOT NULL,
+    CONSTRAINT records_epoch_check CHECK ((epoch >= 0)),
+    CONSTRAINT records_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE ONLY privault.records ALTER COLUMN sealed SET STORAGE EXTERNAL;
+
+ALTER TABLE ONLY privault.records FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.schema_migrations (
     version bigint NOT NULL,
@@ -233,6 +215,87 @@ CREATE TABLE privault.tenants (
 );
 
 ALTER TABLE ONLY privault.tenants FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE river.river_job (
+    id bigint NOT NULL,
+    state river.river_job_state DEFAULT 'available'::river.river_job_state NOT NULL,
+    attempt smallint DEFAULT 0 NOT NULL,
+    max_attempts smallint DEFAULT 25 NOT NULL,
+    attempted_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finalized_at timestamp with time zone,
+    scheduled_at timestamp with time zone DEFAULT now() NOT NULL,
+    priority smallint DEFAULT 1 NOT NULL,
+    args jsonb NOT NULL,
+    attempted_by text[],
+    errors jsonb[],
+    kind text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    queue text DEFAULT 'default'::text NOT NULL,
+    tags character varying(255)[] DEFAULT '{}'::character varying[] NOT NULL,
+    unique_key bytea,
+    unique_states bit(8),
+    CONSTRAINT finalized_or_finalized_at_null CHECK ((((finalized_at IS NULL) AND (state <> ALL (ARRAY['cancelled'::river.river_job_state, 'completed'::river.river_job_state, 'discarded'::river.river_job_state]))) OR ((finalized_at IS NOT NULL) AND (state = ANY (ARRAY['cancelled'::river.river_job_state, 'completed'::river.river_job_state, 'discarded'::river.river_job_state]))))),
+    CONSTRAINT kind_length CHECK (((char_length(kind) > 0) AND (char_length(kind) < 128))),
+    CONSTRAINT max_attempts_is_positive CHECK ((max_attempts > 0)),
+    CONSTRAINT priority_in_range CHECK (((priority >= 1) AND (priority <= 4))),
+    CONSTRAINT queue_length CHECK (((char_length(queue) > 0) AND (char_length(queue) < 128)))
+);
+
+CREATE SEQUENCE river.river_job_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE river.river_job_id_seq OWNED BY river.river_job.id;
+
+CREATE UNLOGGED TABLE river.river_leader (
+    elected_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    leader_id text NOT NULL,
+    name text DEFAULT 'default'::text NOT NULL,
+    CONSTRAINT leader_id_length CHECK (((char_length(leader_id) > 0) AND (char_length(leader_id) < 128))),
+    CONSTRAINT name_length CHECK ((name = 'default'::text))
+);
+
+CREATE TABLE river.river_migration (
+    line text NOT NULL,
+    version bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT line_length CHECK (((char_length(line) > 0) AND (char_length(line) < 128))),
+    CONSTRAINT version_gte_1 CHECK ((version >= 1))
+);
+
+CREATE TABLE river.river_notification (
+    id bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    payload text NOT NULL,
+    topic text NOT NULL,
+    CONSTRAINT topic_length CHECK (((length(topic) > 0) AND (length(topic) < 128)))
+);
+
+CREATE SEQUENCE river.river_notification_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE river.river_notification_id_seq OWNED BY river.river_notification.id;
+
+CREATE TABLE river.river_queue (
+    name text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    paused_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT CURRENT_TIMESTAMP NOT NULL
+);
+
+ALTER TABLE ONLY river.river_job ALTER COLUMN id SET DEFAULT nextval('river.river_job_id_seq'::regclass);
+
+ALTER TABLE ONLY river.river_notification ALTER COLUMN id SET DEFAULT nextval('river.river_notification_id_seq'::regclass);
 
 ALTER TABLE ONLY keystore.data_keys
     ADD CONSTRAINT data_keys_pkey PRIMARY KEY (tenant_id, record_id, version);
@@ -264,17 +327,11 @@ ALTER TABLE ONLY privault.credentials
 ALTER TABLE ONLY privault.deployment
     ADD CONSTRAINT deployment_pkey PRIMARY KEY (one);
 
-ALTER TABLE ONLY privault.erasing
-    ADD CONSTRAINT erasing_pkey PRIMARY KEY (tenant_id, subject_id);
-
-ALTER TABLE ONLY privault.erasures
-    ADD CONSTRAINT erasures_pkey PRIMARY KEY (tenant_id, erasure_id);
-
-ALTER TABLE ONLY privault.holds
-    ADD CONSTRAINT holds_pkey PRIMARY KEY (tenant_id, hold_id);
-
 ALTER TABLE ONLY privault.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (tenant_id, digest);
+
+ALTER TABLE ONLY privault.jobs
+    ADD CONSTRAINT jobs_pkey PRIMARY KEY (tenant_id, job_id);
 
 ALTER TABLE ONLY privault.principals
     ADD CONSTRAINT principals_name UNIQUE (tenant_id, name);
@@ -289,9 +346,6 @@ ALTER TABLE ONLY privault.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
 ALTER TABLE ONLY privault.subjects
-    ADD CONSTRAINT subjects_id UNIQUE (tenant_id, subject_id);
-
-ALTER TABLE ONLY privault.subjects
     ADD CONSTRAINT subjects_pkey PRIMARY KEY (tenant_id, digest);
 
 ALTER TABLE ONLY privault.tenants
@@ -300,15 +354,40 @@ ALTER TABLE ONLY privault.tenants
 ALTER TABLE ONLY privault.tenants
     ADD CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id);
 
-CREATE INDEX erasures_digest ON privault.erasures USING btree (tenant_id, digest, erasure_id);
+ALTER TABLE ONLY river.river_job
+    ADD CONSTRAINT river_job_pkey PRIMARY KEY (id);
 
-CREATE INDEX holds_living ON privault.holds USING btree (tenant_id) WHERE (released_at IS NULL);
+ALTER TABLE ONLY river.river_leader
+    ADD CONSTRAINT river_leader_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY river.river_migration
+    ADD CONSTRAINT river_migration_pkey PRIMARY KEY (line, version);
+
+ALTER TABLE ONLY river.river_notification
+    ADD CONSTRAINT river_notification_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY river.river_queue
+    ADD CONSTRAINT river_queue_pkey PRIMARY KEY (name);
 
 CREATE INDEX idempotency_keys_age ON privault.idempotency_keys USING btree (tenant_id, created_at);
 
-CREATE INDEX records_subject ON privault.records USING btree (tenant_id, subject_id, record_id) WHERE (subject_id IS NOT NULL);
+CREATE UNIQUE INDEX jobs_once ON privault.jobs USING btree (tenant_id, kind, params) WHERE (finished_at IS NULL);
 
-CREATE TRIGGER keep_held AFTER DELETE ON privault.records REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION privault.keep_held();
+CREATE INDEX river_job_args_index ON river.river_job USING gin (args);
+
+CREATE INDEX river_job_kind ON river.river_job USING btree (kind);
+
+CREATE INDEX river_job_metadata_index ON river.river_job USING gin (metadata);
+
+CREATE INDEX river_job_prioritized_fetching_index ON river.river_job USING btree (state, queue, priority, scheduled_at, id);
+
+CREATE INDEX river_job_state_and_finalized_at_index ON river.river_job USING btree (state, finalized_at) WHERE (finalized_at IS NOT NULL);
+
+CREATE UNIQUE INDEX river_job_unique_idx ON river.river_job USING btree (unique_key) WHERE ((unique_key IS NOT NULL) AND (unique_states IS NOT NULL) AND river.river_job_state_in_bitmask(unique_states, state));
+
+CREATE INDEX river_notification_created_at_idx ON river.river_notification USING btree (created_at);
+
+CREATE INDEX river_notification_topic_id_idx ON river.river_notification USING btree (topic, id);
 
 ALTER TABLE ONLY privault.credentials
     ADD CONSTRAINT credentials_tenant_id_principal_id_fkey FOREIGN KEY (tenant_id, principal_id) REFERENCES privault.principals(tenant_id, principal_id);
@@ -333,13 +412,9 @@ ALTER TABLE privault.credentials ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY deployment ON privault.tenants FOR SELECT USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
 
-ALTER TABLE privault.erasing ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE privault.erasures ENABLE ROW LEVEL SECURITY;
-
-ALTER TABLE privault.holds ENABLE ROW LEVEL SECURITY;
-
 ALTER TABLE privault.idempotency_keys ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.jobs ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY presented ON privault.credentials FOR SELECT USING ((digest = ( SELECT privault.presented() AS presented)));
 
@@ -355,13 +430,9 @@ CREATE POLICY tenant ON privault.collections USING ((tenant_id = ( SELECT privau
 
 CREATE POLICY tenant ON privault.credentials USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
-CREATE POLICY tenant ON privault.erasing USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
-
-CREATE POLICY tenant ON privault.erasures USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
-
-CREATE POLICY tenant ON privault.holds USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
-
 CREATE POLICY tenant ON privault.idempotency_keys USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.jobs USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.principals USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -377,7 +448,7 @@ GRANT USAGE ON SCHEMA keystore TO privault_keystore;
 
 GRANT USAGE ON SCHEMA privault TO privault_app;
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.records TO privault_app;
+GRANT USAGE ON SCHEMA river TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE keystore.data_keys TO privault_keystore;
 
@@ -393,17 +464,29 @@ GRANT SELECT,INSERT,UPDATE ON TABLE privault.credentials TO privault_app;
 
 GRANT SELECT ON TABLE privault.deployment TO privault_app;
 
-GRANT SELECT,INSERT,DELETE ON TABLE privault.erasing TO privault_app;
-
-GRANT SELECT,INSERT,UPDATE ON TABLE privault.erasures TO privault_app;
-
-GRANT SELECT,INSERT,UPDATE ON TABLE privault.holds TO privault_app;
-
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.idempotency_keys TO privault_app;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.jobs TO privault_app;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.principals TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.records TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subjects TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.tenants TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE river.river_job TO privault_app;
+
+GRANT SELECT,USAGE ON SEQUENCE river.river_job_id_seq TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE river.river_leader TO privault_app;
+
+GRANT SELECT ON TABLE river.river_migration TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE river.river_notification TO privault_app;
+
+GRANT SELECT,USAGE ON SEQUENCE river.river_notification_id_seq TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE river.river_queue TO privault_app;
 

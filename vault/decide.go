@@ -24,7 +24,7 @@ const everyCollection = "*"
 
 // require asks about the tenant's vault as a whole.
 //
-//nolint:unparam // a view belongs to the question, though nothing asks with one yet
+//nolint:unparam // what is asked of the vault as a whole shows no value so far
 func (e *entry) require(action policy.Action, view policy.View) error {
 	if policy.OnField(action) || policy.OnCollection(action) {
 		return fmt.Errorf("%s is decided on a collection: ask with requireCollection, requireValues or requireField", action)

@@ -29,8 +29,6 @@ const (
 	Conflict             Kind = "conflict"
 	IdempotencyConflict  Kind = "idempotency-conflict"
 	BatchRolledBack      Kind = "batch-rolled-back"
-	LegalHold            Kind = "legal-hold"
-	SubjectErased        Kind = "subject-erased"
 	PreconditionFailed   Kind = "precondition-failed"
 	PreconditionRequired Kind = "precondition-required"
 	Invalid              Kind = "validation-failed"
@@ -102,9 +100,6 @@ func kindOf(err error) Kind {
 	case errors.As(err, &pg):
 		if gone(pg.Code) {
 			return DatabaseUnavailable
-		}
-		if pg.ConstraintName == "records_held" {
-			return LegalHold
 		}
 		if strings.Contains(pg.Message+pg.Where+pg.TableName, "audit_entries") {
 			return AuditUnavailable

@@ -2,8 +2,7 @@ package vault
 
 import (
 	"context"
-
-	"github.com/jackc/pgx/v5"
+	"errors"
 
 	"github.com/privault/privault/vault/policy"
 )
@@ -82,11 +81,38 @@ func (v *Vault) TokenAt(ctx context.Context, tenant, record ID, field, epoch uin
 // NewAPIKey makes a well-formed key that nobody issued.
 func NewAPIKey() string { return newAPIKey() }
 
-// DeleteBehind runs a statement as the service's role, in a transaction of the tenant's, as an operation that forgot the gate.
-func (v *Vault) DeleteBehind(tenant ID, statement string) error {
-	ctx := context.Background()
-	return v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, statement, tenant)
-		return err
+// AddJobKind adds a kind of job whose step counts up from where the batch before has left off.
+func (v *Vault) AddJobKind(name string, total int64, step func(ctx context.Context, at *int) (done int, more bool, err error)) {
+	v.jobs.kinds[name] = jobKind{
+		count: func(context.Context, *batch) (int64, error) { return total, nil },
+		step: func(ctx context.Context, b *batch) (int, bool, error) {
+			var params string
+			if err := b.read(&params); err != nil || params == "" {
+				return 0, false, errors.Join(errors.New("no parameters"), err)
+			}
+			at := 0
+			if err := b.resume(&at); err != nil {
+				return 0, false, err
+			}
+			done, more, err := step(ctx, &at)
+			if err == nil {
+				err = b.leave(at)
+			}
+			return done, more, err
+		},
+	}
+}
+
+// Enqueue makes a job in an operation that fails behind it if spoil does.
+func (v *Vault) Enqueue(ctx context.Context, who Caller, kind, params string, spoil error) (id string, err error) {
+	err = v.within(ctx, who, policy.ReadJobs, func(t *txn) error {
+		if err := t.entry.require(policy.ReadJobs, policy.NoView); err != nil {
+			return err
+		}
+		if id, err = t.enqueue(ctx, kind, params); err != nil {
+			return err
+		}
+		return spoil
 	})
+	return id, err
 }

@@ -41,10 +41,6 @@ type Config struct {
 	KeystoreURL string // of the keystore's, as a member of privault_keystore; empty: the same as DataURL
 	KMS         kms.Key
 
-	// KeystoreBackups is how long the keystore's backups are kept: so long after an erasure a backup could still open what was
-	// erased, and the certificate says so. 0: 35 days, the longest that managed Postgres services keep by default.
-	KeystoreBackups time.Duration
-
 	KeyCacheTTL time.Duration // how long unwrapped tenant keysets are used; 0: 300 s
 	KMSTimeout  time.Duration // of one KMS call; 0: 5 s
 	MaxConns    int32         // of each pool; 0: 16
@@ -62,13 +58,11 @@ type Vault struct {
 	collections schemas
 	credentials lookups
 	groups      sync.Map // tenant ID → *groups
+	jobs        jobs
 	inFlight    sync.Map // digest of an Idempotency-Key → struct{}{}
 	now         func() time.Time
-
-	keystoreBackups time.Duration
-
-	log     *slog.Logger
-	metrics *metrics
+	log         *slog.Logger
+	metrics     *metrics
 }
 
 // Open connects to the databases and opens the deployment's keys, which proves that KMS and keystore work together.
@@ -109,11 +103,13 @@ func (v *Vault) start(ctx context.Context, c Config) error {
 		store: &v.store, kms: c.KMS, deployment: v.deployment, now: v.now, metrics: v.metrics, held: map[ID]holding{},
 		ttl: orDefault(c.KeyCacheTTL, 300*time.Second), timeout: orDefault(c.KMSTimeout, 5*time.Second),
 	}
-	v.keystoreBackups = orDefault(c.KeystoreBackups, 35*24*time.Hour)
 	v.collections.init()
 	v.credentials.init()
 	if err := v.ensureDeploymentKeys(ctx); err != nil {
 		return err
+	}
+	if err := v.jobs.init(v); err != nil {
+		return fmt.Errorf("the job queue: %w", err)
 	}
 	if c.Metrics != nil {
 		return v.metrics.register(c.Metrics, v.store)
@@ -167,6 +163,10 @@ func connect(ctx context.Context, url string, maxConns int32) (database, error) 
 
 // Close finishes what was accepted and releases the databases.
 func (v *Vault) Close() {
+	// Whoever started jobs has stopped them, with a time limit; this is for who forgot.
+	if err := v.StopJobs(context.Background()); err != nil {
+		v.log.Error("stop working jobs", "error", err)
+	}
 	v.closeGroups()
 	v.closePools()
 }
@@ -209,6 +209,7 @@ type txn struct {
 	who   Caller
 	now   time.Time
 	entry *entry
+	jobs  *jobs
 
 	shredLater []recordVersion
 }
@@ -230,7 +231,7 @@ func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do
 		return err
 	}
 	// As Postgres will have it: what an answer says now must be what is read later.
-	t := &txn{who: who, now: v.now().Truncate(time.Microsecond), entry: e}
+	t := &txn{who: who, now: v.now().Truncate(time.Microsecond), entry: e, jobs: &v.jobs}
 	err = v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
 		t.data, t.keys = tx, tx
 		if !v.store.apart {

@@ -17,13 +17,8 @@ const (
 	principalPrefix  = "prn_"
 	credentialPrefix = "key_"
 	entryPrefix      = "aud_"
-	subjectPrefix    = "sub_"
-	holdPrefix       = "hld_"
-	erasurePrefix    = "crt_"
+	jobPrefix        = "job_"
 )
-
-// lastID stands behind every other.
-var lastID = ID{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 // deploymentTenant is the tenant that the deployment itself acts as.
 var deploymentTenant ID
@@ -35,14 +30,6 @@ func newID() (ID, error) {
 }
 
 func formatID(prefix string, id ID) string { return prefix + base62.Encode(id[:]) }
-
-// formatOptional is formatID for an id that may not be there.
-func formatOptional(prefix string, id *ID) string {
-	if id == nil {
-		return ""
-	}
-	return formatID(prefix, *id)
-}
 
 func parseID(prefix, text string) (ID, bool) {
 	var id ID

@@ -169,6 +169,11 @@ func (v *Vault) SweepIdempotencyKeys(ctx context.Context, tenant ID, batch int) 
 	return deleted, err
 }
 
+// sweepIdempotencyKeys does it for every tenant.
+func (v *Vault) sweepIdempotencyKeys(ctx context.Context) error {
+	return v.eachTenant(ctx, 1000, v.SweepIdempotencyKeys)
+}
+
 // Tenants are the ids of all tenants, for sweeps.
 func (v *Vault) Tenants(ctx context.Context) (ids []ID, err error) {
 	err = v.store.data.within(ctx, deploymentTenant, func(tx pgx.Tx) error {

@@ -43,9 +43,7 @@ type resource struct {
 	Records    []string `json:"records,omitempty"`
 	Principal  string   `json:"principal,omitempty"`
 	Credential string   `json:"credential,omitempty"`
-	Subject    string   `json:"subject,omitempty"` // the random id, whose link to the person dies with the person
-	Hold       string   `json:"hold,omitempty"`
-	Erasure    string   `json:"erasure,omitempty"`
+	Job        string   `json:"job,omitempty"`
 }
 
 const (

@@ -71,7 +71,7 @@ type listener struct {
 	tls     *tls.Config // nil: plain HTTP
 }
 
-// service is a running server: both listeners and the sweeps beside them.
+// service is a running server: both listeners and the jobs beside them.
 type service struct {
 	vault       *vault.Vault
 	log         *slog.Logger
@@ -119,7 +119,7 @@ func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) erro
 			return h.Shutdown(late)
 		})
 	}
-	g.Go(func() error { return s.sweep(ctx) })
+	g.Go(func() error { return s.work(ctx) })
 	s.log.InfoContext(ctx, "serving", "listen", public.Addr().String(), "ops_listen", ops.Addr().String(), "tls", s.public.tls != nil)
 	if ready != nil {
 		g.Go(func() error { return ready(public.Addr(), ops.Addr()) })
@@ -140,42 +140,15 @@ func (l listener) open(ctx context.Context) (net.Listener, error) {
 	return opened, nil
 }
 
-const (
-	sweepEvery = time.Hour
-	sweepBatch = 1000
-)
-
-// sweep deletes Idempotency-Keys whose time is over, now and then.
-func (s *service) sweep(ctx context.Context) error {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := s.sweepOnce(ctx); err != nil && ctx.Err() == nil {
-				s.log.ErrorContext(ctx, "sweep of idempotency keys", "error", err)
-			}
-		}
-	}
-}
-
-func (s *service) sweepOnce(ctx context.Context) error {
-	tenants, err := s.vault.Tenants(ctx)
-	if err != nil {
+// work works jobs until ctx ends, and then lets their batches finish.
+func (s *service) work(ctx context.Context) error {
+	if err := s.vault.StartJobs(ctx); err != nil {
 		return err
 	}
-	for _, tenant := range tenants {
-		for full := true; full; {
-			deleted, err := s.vault.SweepIdempotencyKeys(ctx, tenant, sweepBatch)
-			if err != nil {
-				return err
-			}
-			full = deleted == sweepBatch
-		}
-	}
-	return nil
+	<-ctx.Done()
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	return s.vault.StopJobs(late)
 }
 
 // certificates reads a certificate again when its files change, at most once in a while.

@@ -68,7 +68,7 @@ func dump(ctx context.Context, url string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out, err := exec.CommandContext(ctx, program, "--schema-only", "--no-owner", "--schema=privault", "--schema=keystore", url).Output()
+	out, err := exec.CommandContext(ctx, program, "--schema-only", "--no-owner", "--schema=privault", "--schema=keystore", "--schema=river", url).Output()
 	if err != nil {
 		return "", fmt.Errorf("pg_dump: %w", err)
 	}

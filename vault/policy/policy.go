@@ -33,14 +33,12 @@ const (
 	ReadConsents     Action = "consent.read"
 	WriteConsents    Action = "consent.write" // consents and objections
 	Restrict         Action = "subject.restrict"
-	ReadSubject      Action = "subject.read"
-	Erase            Action = "erase"
-	PlaceHold        Action = "hold.place"
-	ReadHold         Action = "hold.read"
-	ReleaseHold      Action = "hold.release"
-	ReadCertificate  Action = "certificate.read"
+	ReadJobs         Action = "job.read"
+	ReadKeys         Action = "key.read"      // the inventory
+	ManageKeys       Action = "key.manage"    // rotate, retire and destroy
 	CreateTenant     Action = "tenant.create" // by the deployment's operator, on the machine itself; no role has it
 	Sweep            Action = "sweep"         // likewise
+	Work             Action = "job.work"      // likewise: a batch of a job, which was decided on when it was enqueued
 )
 
 // kind is the type of the resource that an action is decided on.
@@ -83,14 +81,12 @@ var actions = []struct {
 	{ReadConsents, onVault, 0},
 	{WriteConsents, onVault, 0},
 	{Restrict, onVault, 0},
-	{ReadSubject, onVault, 0},
-	{Erase, onVault, 0},
-	{PlaceHold, onVault, 0},
-	{ReadHold, onVault, 0},
-	{ReleaseHold, onVault, 0},
-	{ReadCertificate, onVault, 0},
+	{ReadJobs, onVault, 0},
+	{ReadKeys, onVault, 0},
+	{ManageKeys, onVault, runsKeys},
 	{CreateTenant, onVault, machine},
 	{Sweep, onVault, machine},
+	{Work, onVault, machine},
 }
 
 // Actions are the names of all actions that a policy can grant.

@@ -32,18 +32,16 @@ purpose.write       -      .               .                      .             
 consent.read        .      .               .                      .               -           -        .         -          .
 consent.write       .      .               .                      .               -           .        .         -          .
 subject.restrict    .      .               .                      .               -           .        .         -          .
-subject.read        .      .               .                      .               -           .        .         -          .
-erase               .      .               .                      .               -           .        .         -          .
-hold.place          .      .               .                      .               -           .        .         -          .
-hold.read           .      .               .                      .               -           -        .         -          .
-hold.release        .      .               .                      .               -           .        .         -          .
-certificate.read    .      .               .                      .               -           -        .         -          .
+job.read            .      .               .                      .               .           .        -         -          .
+key.read            .      .               .                      .               .           .        -         -          .
+key.manage          .      .               .                      .               .           .        -         -          .
 tenant.create       .      .               .                      .               .           .        .         .          .
 sweep               .      .               .                      .               .           .        .         .          .
+job.work            .      .               .                      .               .           .        .         .          .
 `
 
 // everyAction are the actions that a policy can grant, and those that none can.
-var everyAction = append(policy.Actions(), policy.CreateTenant, policy.Sweep)
+var everyAction = append(policy.Actions(), policy.CreateTenant, policy.Sweep, policy.Work)
 
 func ask(action policy.Action, view policy.View, roles ...string) policy.Question {
 	return policy.Question{Principal: policy.Principal{ID: "prn_1", Roles: roles}, Action: action, View: view,

@@ -213,6 +213,49 @@ func (b *Bench) Replica() *vault.Vault {
 	return v
 }
 
+// Work works jobs until the test ends.
+func (b *Bench) Work() { b.t.Helper(); b.WorkOn(b.Vault) }
+
+// WorkOn is Work by a given replica.
+func (b *Bench) WorkOn(v *vault.Vault) {
+	b.t.Helper()
+	if err := v.StartJobs(context.Background()); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() {
+		if err := v.StopJobs(context.Background()); err != nil {
+			b.t.Error(err)
+		}
+	})
+}
+
+// Finish waits for a job to end.
+func (b *Bench) Finish(who vault.Caller, id string) (j vault.Job) {
+	b.t.Helper()
+	b.Until(func() bool {
+		var err error
+		if j, err = b.Job(context.Background(), who, id); err != nil {
+			b.t.Fatal(err)
+		}
+		return j.Finished != nil
+	})
+	return j
+}
+
+// Until waits for something to be so, for a minute at most.
+func (b *Bench) Until(so func() bool) {
+	b.t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range 3000 {
+		if so() {
+			return
+		}
+		<-tick.C
+	}
+	b.t.Fatal("what the test waits for doesn't come")
+}
+
 // Now is the vault's clock.
 func (b *Bench) Now() time.Time { return time.Now().Add(time.Duration(b.offset.Load())) }
 

@@ -1,0 +1,2 @@
+drop table privault.jobs;
+drop schema river cascade;

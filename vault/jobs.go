@@ -1,0 +1,451 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/privault/privault/vault/policy"
+)
+
+// Work that outlives a request. This file is the one place that knows the queue (github.com/riverqueue/river).
+//
+// An operation enqueues inside its own transaction, so there is a job if and only if the operation committed:
+//
+//	err := v.within(ctx, who, policy.RotateKeys, func(t *txn) error {
+//		…
+//		id, err := t.enqueue(ctx, "rewrap", rewrapParams{Keyset: name})
+//		…
+//	})
+//
+// What a job does is a jobKind, which has a line in Vault.jobKinds. Its step does one bounded batch and says how many things it did
+// and whether there is more:
+//
+//	func (v *Vault) reindexStep(ctx context.Context, b *batch) (done int, more bool, err error) {
+//		var at ID
+//		if err := b.resume(&at); err != nil { … }     // the zero value in the first batch
+//		… read up to N rows behind at, by primary key, and change them through b.data and b.keys
+//		return n, n == N, b.leave(last)               // where the next batch goes on
+//	}
+//
+// A batch is a transaction with an audit entry of its own, in the tenant's name and the job's, like any operation; the cursor and the progress commit with it, so a
+// crash repeats nothing and skips nothing. (With a keystore of its own its part commits first, so what a step does there must bear
+// repeating.) Any replica works any job, one batch of a job at a time. Parameters and cursors hold ids, names and counts: never a
+// value, a token or free text.
+
+// jobKind is one kind of job. Both functions run in the batch's transaction: nothing in them may wait on a network.
+type jobKind struct {
+	count func(ctx context.Context, b *batch) (int64, error)                   // in the first batch: how much there is; nil: not known
+	step  func(ctx context.Context, b *batch) (done int, more bool, err error) // one bounded batch
+}
+
+// jobKinds is the one table of kinds.
+func (v *Vault) jobKinds() map[string]jobKind {
+	return map[string]jobKind{}
+}
+
+// periodic is something that one replica does now and then, for all tenants.
+type periodic struct {
+	name  string
+	every time.Duration
+	do    func(ctx context.Context) error
+}
+
+func (v *Vault) periodics() []periodic {
+	return []periodic{
+		{"sweep-idempotency-keys", time.Hour, v.sweepIdempotencyKeys},
+	}
+}
+
+// batch is one batch of a job: an operation's transaction, and what the job knows.
+type batch struct {
+	*txn
+	ring  *tenantKeys // fetched before the transaction
+	job   ID
+	after time.Duration // set by a step: how long the next batch must wait, at least
+
+	params, cursor []byte
+	left           []byte
+}
+
+// read gives the parameters that the job was enqueued with.
+func (b *batch) read(params any) error { return json.Unmarshal(b.params, params) }
+
+// resume gives what the batch before has left; in the first batch it leaves position as it is.
+func (b *batch) resume(position any) error {
+	if b.cursor == nil {
+		return nil
+	}
+	return json.Unmarshal(b.cursor, position)
+}
+
+// leave keeps a position for the next batch.
+func (b *batch) leave(position any) (err error) {
+	b.left, err = json.Marshal(position)
+	return err
+}
+
+// Job is how far a job is.
+type Job struct {
+	ID, Kind, State   string // the state is queued, running, completed or failed
+	Done              int64
+	Total             *int64 // nil: not known, or not yet
+	Problem           string // of a failed one: the kind of error
+	Created           time.Time
+	Started, Finished *time.Time
+}
+
+const (
+	jobQueued    = "queued"
+	jobRunning   = "running"
+	jobCompleted = "completed"
+	jobFailed    = "failed"
+)
+
+const (
+	// A worker lets a job go after a turn, so that long jobs don't keep others waiting.
+	jobTurn = 20 * time.Second
+	// A turn and one last batch fit into it.
+	jobTimeout = 45 * time.Second
+	// A job whose worker died is given to another one afterwards; the queue looks every 30 s.
+	jobRescue = 60 * time.Second
+	// Workers of a replica: batches are for the background.
+	jobWorkers = 2
+	// How often a job is tried that fails for a reason which waiting doesn't cure.
+	jobAttempts = 5
+	// How long one waits that failed because a system was away.
+	jobPause = 5 * time.Second
+)
+
+// jobs is the queue's client and what it works with.
+type jobs struct {
+	client *river.Client[pgx.Tx]
+	kinds  map[string]jobKind
+
+	mu       sync.Mutex
+	started  bool
+	stopping chan struct{} // closed: finish the batch and let the job go
+}
+
+// init makes the client, which enqueues; it works nothing before StartJobs.
+func (j *jobs) init(v *Vault) error {
+	j.kinds, j.stopping = v.jobKinds(), make(chan struct{})
+	workers := river.NewWorkers()
+	river.AddWorker(workers, &jobWorker{vault: v})
+	tick := &tickWorker{vault: v, do: map[string]func(context.Context) error{}}
+	river.AddWorker(workers, tick)
+	c := &river.Config{
+		Schema: "river", Workers: workers, Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: jobWorkers}},
+		JobTimeout: jobTimeout, RescueStuckJobsAfter: jobRescue, MaxAttempts: jobAttempts,
+		// The queue's own words are for its developers, and an error that we return has been logged.
+		Logger: slog.New(slog.DiscardHandler),
+		// It takes the tables' owner, which the service is not.
+		ReindexerIndexNames: []string{},
+	}
+	for _, p := range v.periodics() {
+		tick.do[p.name] = p.do
+		c.PeriodicJobs = append(c.PeriodicJobs, river.NewPeriodicJob(river.PeriodicInterval(p.every),
+			func() (river.JobArgs, *river.InsertOpts) { return tickArgs{p.name}, nil },
+			&river.PeriodicJobOpts{ID: p.name, RunOnStart: true}))
+	}
+	var err error
+	j.client, err = river.NewClient(riverpgxv5.New(v.store.data.pool), c)
+	return err
+}
+
+// StartJobs begins to work jobs, which only cmd asks for. StopJobs ends it.
+func (v *Vault) StartJobs(ctx context.Context) error {
+	j := &v.jobs
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.started {
+		return errors.New("jobs are worked already")
+	}
+	// Stopping is StopJobs's: it lets batches finish.
+	if err := j.client.Start(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("start to work jobs: %w", err)
+	}
+	j.started = true
+	return nil
+}
+
+// StopJobs lets the batches in flight finish, at most until ctx ends, and gives their jobs back to the queue.
+func (v *Vault) StopJobs(ctx context.Context) error {
+	j := &v.jobs
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.started {
+		return nil
+	}
+	j.started = false
+	close(j.stopping)
+	if err := j.client.Stop(ctx); err != nil {
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return j.client.StopAndCancel(late)
+	}
+	return nil
+}
+
+// enqueue makes a job of the transaction's tenant and gives its id. It is worked once the transaction has committed. If the
+// same job (kind and parameters) is unfinished, that one starts over in its place.
+func (t *txn) enqueue(ctx context.Context, kind string, params any) (string, error) {
+	if _, known := t.jobs.kinds[kind]; !known {
+		return "", fmt.Errorf("no job kind %q", kind)
+	}
+	id, err := newID()
+	if err != nil {
+		return "", err
+	}
+	encoded, err := json.Marshal(params)
+	if err != nil {
+		return "", err
+	}
+	err = t.data.QueryRow(ctx, `
+		insert into privault.jobs (tenant_id, job_id, kind, params, state, created_at) values ($1, $2, $3, $4, $5, $6)
+		on conflict (tenant_id, kind, params) where finished_at is null
+			do update set state = excluded.state, cursor = null, done = 0, total = null, started_at = null
+		returning job_id`, t.who.Tenant, id, kind, encoded, jobQueued, t.now).Scan(&id)
+	if err != nil {
+		return "", err
+	}
+	// One that started over is in the queue already; once more does no harm, and mends a queue that lost it.
+	_, err = t.jobs.client.InsertTx(ctx, t.data, jobArgs{Tenant: t.who.Tenant, Job: id}, nil)
+	text := formatID(jobPrefix, id)
+	t.entry.Resources = append(t.entry.Resources, resource{Job: text})
+	return text, err
+}
+
+// Job says how far a job of the caller's tenant is.
+func (v *Vault) Job(ctx context.Context, who Caller, job string) (found Job, err error) {
+	err = v.within(ctx, who, policy.ReadJobs, func(t *txn) error {
+		id, ok := parseID(jobPrefix, job)
+		if !ok {
+			return fail(NotFound, "")
+		}
+		var problem *string
+		err := t.data.QueryRow(ctx, `
+			select kind, state, done, total, problem, created_at, started_at, finished_at from privault.jobs
+			where tenant_id = $1 and job_id = $2`, who.Tenant, id).
+			Scan(&found.Kind, &found.State, &found.Done, &found.Total, &problem, &found.Created, &found.Started, &found.Finished)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return fail(NotFound, "")
+		}
+		if err != nil {
+			return err
+		}
+		if problem != nil {
+			found.Problem = *problem
+		}
+		found.ID = job
+		t.entry.Resources = []resource{{Job: job}}
+		return t.entry.require(policy.ReadJobs, policy.NoView)
+	})
+	return found, err
+}
+
+// jobArgs is all that the queue knows of a job.
+type jobArgs struct {
+	Tenant uuid.UUID `json:"tenant"`
+	Job    uuid.UUID `json:"job"`
+}
+
+// Kind is the queue's name for a job of ours.
+func (jobArgs) Kind() string { return "job" }
+
+// jobWorker works a job for a turn.
+type jobWorker struct {
+	river.WorkerDefaults[jobArgs]
+	vault *Vault
+}
+
+// NextRetry comes a second after the first failure, and then each time twice as late.
+func (w *jobWorker) NextRetry(j *river.Job[jobArgs]) time.Time {
+	return w.vault.now().Add(time.Second << min(j.Attempt, 10))
+}
+
+// Work runs batches until the job is done, the turn is over or the server stops.
+func (w *jobWorker) Work(ctx context.Context, j *river.Job[jobArgs]) error {
+	v, tenant, job := w.vault, ID(j.Args.Tenant), ID(j.Args.Job)
+	turn, cancel := context.WithTimeout(ctx, jobTurn)
+	defer cancel()
+	for {
+		began := v.now()
+		b, more, err := v.runBatch(ctx, tenant, job)
+		switch {
+		case err != nil:
+			return v.batchFailed(ctx, tenant, job, err, j.Attempt >= jobAttempts)
+		case !more:
+			return nil
+		case b.after > 0:
+			return river.JobSnooze(b.after)
+		}
+		// As long a rest as the work took: half of one core at most, and requests in between.
+		rest := time.NewTimer(min(v.now().Sub(began), time.Second))
+		select {
+		case <-rest.C:
+		case <-turn.Done():
+			return river.JobSnooze(0)
+		case <-v.jobs.stopping:
+			return river.JobSnooze(0)
+		}
+	}
+}
+
+// runBatch does one batch, and says whether there is more to do.
+func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bool, err error) {
+	var kind string
+	err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `
+			select kind from privault.jobs where tenant_id = $1 and job_id = $2 and finished_at is null`, tenant, job).Scan(&kind)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, false, nil // done already, or gone with its tenant
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	do, known := v.jobs.kinds[kind]
+	if !known {
+		return nil, false, fmt.Errorf("no job kind %q here", kind) // a newer replica knows it
+	}
+	b = &batch{job: job}
+	// Before the transaction: a slow KMS must not hold a connection.
+	if b.ring, err = v.keyring.of(ctx, tenant); err != nil {
+		return nil, false, err
+	}
+	text := formatID(jobPrefix, job)
+	err = v.within(ctx, Caller{Tenant: tenant, Request: text}, policy.Work, func(t *txn) error {
+		t.operator()
+		t.entry.Resources = []resource{{Job: text}}
+		b.txn = t
+		more, err = b.run(ctx, do)
+		return err
+	})
+	return b, more, err
+}
+
+// run does the batch and writes down how far the job is then.
+func (b *batch) run(ctx context.Context, do jobKind) (more bool, err error) {
+	var total *int64
+	var started *time.Time
+	err = b.data.QueryRow(ctx, `
+		select params, cursor, total, started_at from privault.jobs
+		where tenant_id = $1 and job_id = $2 and finished_at is null for update skip locked`, b.who.Tenant, b.job).
+		Scan(&b.params, &b.cursor, &total, &started)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil // another worker has it, or has just finished it
+	}
+	if err != nil {
+		return false, err
+	}
+	if started == nil {
+		started = &b.now
+		if do.count != nil {
+			n, err := do.count(ctx, b)
+			if err != nil {
+				return false, err
+			}
+			total = &n
+		}
+	}
+	done, more, err := do.step(ctx, b)
+	if err != nil {
+		return false, err
+	}
+	b.entry.Items = done
+	state, finished := jobRunning, (*time.Time)(nil)
+	if !more {
+		state, finished = jobCompleted, &b.now
+	}
+	_, err = b.data.Exec(ctx, `
+		update privault.jobs set state = $3, cursor = coalesce($4, cursor), done = done + $5, total = $6, started_at = $7, finished_at = $8
+		where tenant_id = $1 and job_id = $2`, b.who.Tenant, b.job, state, b.left, done, total, started, finished)
+	return more, err
+}
+
+// batchFailed says what the queue is to do about a batch that failed: try again, or give up.
+func (v *Vault) batchFailed(ctx context.Context, tenant, job ID, err error, last bool) error {
+	kind := AsError(err).Kind
+	v.log.WarnContext(ctx, "a batch failed", "job", formatID(jobPrefix, job), "problem", string(kind), "error", err)
+	switch kind {
+	case KMSUnavailable, DatabaseUnavailable, AuditUnavailable, Overloaded, Cancelled:
+		return river.JobSnooze(jobPause)
+	}
+	// The queue stores what it is told, so it is told no more than this.
+	told := errors.New(string(kind))
+	if !last {
+		return told
+	}
+	err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `
+			update privault.jobs set state = $3, problem = $4, finished_at = $5
+			where tenant_id = $1 and job_id = $2 and finished_at is null`,
+			tenant, job, jobFailed, string(kind), v.now())
+		return err
+	})
+	if err != nil {
+		return river.JobSnooze(jobPause) // the job must not stay unfinished for ever
+	}
+	return river.JobCancel(told)
+}
+
+// tickArgs names a periodic.
+type tickArgs struct {
+	Name string `json:"name"`
+}
+
+// Kind is the queue's name for what is done now and then.
+func (tickArgs) Kind() string { return "tick" }
+
+// InsertOpts keep one that takes longer than its period from gathering.
+func (tickArgs) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{MaxAttempts: 1, UniqueOpts: river.UniqueOpts{ByArgs: true, ByState: []rivertype.JobState{
+		rivertype.JobStateAvailable, rivertype.JobStatePending, rivertype.JobStateRunning, rivertype.JobStateRetryable, rivertype.JobStateScheduled}}}
+}
+
+type tickWorker struct {
+	river.WorkerDefaults[tickArgs]
+	do    map[string]func(context.Context) error
+	vault *Vault
+}
+
+// Work does it once. It isn't tried again before its time comes round.
+func (w *tickWorker) Work(ctx context.Context, j *river.Job[tickArgs]) error {
+	do, known := w.do[j.Args.Name]
+	if !known {
+		return nil // a newer replica's
+	}
+	if err := do(ctx); err != nil {
+		kind := AsError(err).Kind
+		w.vault.log.ErrorContext(ctx, "periodic work failed", "name", j.Args.Name, "problem", string(kind), "error", err)
+		return errors.New(string(kind))
+	}
+	return nil
+}
+
+// eachTenant runs a bounded sweep over every tenant until none is left over anywhere; do says how many it did of batch at most.
+func (v *Vault) eachTenant(ctx context.Context, batch int, do func(ctx context.Context, tenant ID, batch int) (int, error)) error {
+	tenants, err := v.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tenant := range tenants {
+		for n := batch; n == batch; {
+			if n, err = do(ctx, tenant, batch); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,220 @@
+package vault_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/vaulttest"
+)
+
+// steps is a job that counts to a number in batches of two, and remembers where each batch began.
+type steps struct {
+	to int
+
+	mu    sync.Mutex
+	began []int
+	hook  func(at int) error // before a batch
+}
+
+func (s *steps) step(_ context.Context, at *int) (done int, more bool, err error) {
+	if s.hook != nil {
+		if err := s.hook(*at); err != nil {
+			return 0, false, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.began = append(s.began, *at)
+	done = min(2, s.to-*at)
+	*at += done
+	return done, *at < s.to, nil
+}
+
+func TestAJobRunsInBatchesToItsEnd(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string][]vaulttest.Option{"together": nil, "apart": {vaulttest.Apart}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := vaulttest.New(t, options...)
+			who := b.Tenant()
+			s := &steps{to: 5}
+			b.AddJobKind("count", 5, s.step)
+			id, err := b.Enqueue(t.Context(), who, "count", "x", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if j, err := b.Job(t.Context(), who, id); err != nil || j.State != "queued" || j.Done != 0 || j.Total != nil || j.Started != nil {
+				t.Errorf("before there are workers: %+v, %v", j, err)
+			}
+			b.Work()
+			j := b.Finish(who, id)
+			if j.State != "completed" || j.Done != 5 || *j.Total != 5 || j.Started == nil || j.Finished == nil {
+				t.Errorf("got %+v", j)
+			}
+			if want := []int{0, 2, 4}; !slices.Equal(s.began, want) {
+				t.Errorf("the batches began at %d", s.began)
+			}
+			if n := b.Count(`select count(*) from privault.audit_entries where action = 'job.work' and body::jsonb->>'request' = $1`, id); n != 3 {
+				t.Errorf("%d entries for three batches", n)
+			}
+		})
+	}
+}
+
+func TestWhatIsRolledBackEnqueuesNothing(t *testing.T) {
+	t.Parallel()
+	b := vaulttest.New(t)
+	who := b.Tenant()
+	b.AddJobKind("count", 5, (&steps{to: 5}).step)
+	if _, err := b.Enqueue(t.Context(), who, "count", "x", errors.New("spoilt")); err == nil {
+		t.Fatal("the operation did not fail")
+	}
+	if n := b.Count(`select (select count(*) from privault.jobs) + (select count(*) from river.river_job)`); n != 0 {
+		t.Errorf("%d rows are left", n)
+	}
+}
+
+func TestAnotherTenantsJobIsUnknown(t *testing.T) {
+	t.Parallel()
+	b := vaulttest.New(t)
+	who, stranger := b.Tenant(), b.Tenant()
+	b.AddJobKind("count", 5, (&steps{to: 5}).step)
+	id, err := b.Enqueue(t.Context(), who, "count", "x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, unknown := range []string{id, "job_x", ""} {
+		if _, err := b.Job(t.Context(), stranger, unknown); vault.AsError(err).Kind != vault.NotFound {
+			t.Errorf("%q: %v", unknown, err)
+		}
+	}
+	if _, err := b.Job(t.Context(), vaulttest.As(who, "backend-reader"), id); vault.AsError(err).Kind != vault.Forbidden {
+		t.Errorf("a reader of values may see jobs: %v", err)
+	}
+	if _, err := b.Job(t.Context(), vaulttest.As(who, "operator"), id); err != nil {
+		t.Errorf("an operator may not: %v", err)
+	}
+}
+
+func TestABatchThatFailsLeavesNothingAndIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	b := vaulttest.New(t)
+	who := b.Tenant()
+	failed := false
+	s := &steps{to: 6}
+	s.hook = func(at int) error {
+		if at == 2 && !failed {
+			failed = true
+			return errors.New("this once")
+		}
+		return nil
+	}
+	b.AddJobKind("count", 6, s.step)
+	id, err := b.Enqueue(t.Context(), who, "count", "x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Work()
+	if j := b.Finish(who, id); j.State != "completed" || j.Done != 6 {
+		t.Errorf("got %+v", j)
+	}
+	if want := []int{0, 2, 4}; !slices.Equal(s.began, want) {
+		t.Errorf("the batches began at %d", s.began)
+	}
+	if n := b.Count(`select count(*) from river.river_job where errors::text like '%this once%'`); n != 0 {
+		t.Error("the queue keeps an error's text")
+	}
+}
+
+func TestAnOutageIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	b := vaulttest.New(t)
+	who := b.Tenant()
+	b.AddJobKind("count", 2, (&steps{to: 2}).step)
+	id, err := b.Enqueue(t.Context(), who, "count", "x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker := b.Replica() // with no keys in its cache
+	worker.AddJobKind("count", 2, (&steps{to: 2}).step)
+	b.KMS.SetDown(true)
+	b.WorkOn(worker)
+	b.Until(func() bool {
+		return b.Count(`select count(*) from river.river_job where metadata ? 'snoozes'`) == 1
+	})
+	b.KMS.SetDown(false)
+	if j := b.Finish(who, id); j.State != "completed" {
+		t.Errorf("got %+v", j)
+	}
+}
+
+func TestAJobIsGivenBackWhenItsServerStops(t *testing.T) {
+	t.Parallel()
+	b := vaulttest.New(t)
+	who := b.Tenant()
+	reached, stopped := make(chan struct{}), make(chan struct{})
+	s := &steps{to: 100}
+	s.hook = func(at int) error {
+		if at == 10 {
+			close(reached)
+			<-stopped
+		}
+		return nil
+	}
+	b.AddJobKind("count", 100, s.step)
+	id, err := b.Enqueue(t.Context(), who, "count", "x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Work()
+	<-reached
+	done := make(chan error)
+	go func() { done <- b.StopJobs(t.Context()) }()
+	close(stopped)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	j, err := b.Job(t.Context(), who, id)
+	if err != nil || j.State != "running" || j.Done < 12 || j.Done == 100 {
+		t.Fatalf("got %+v, %v", j, err)
+	}
+	other, rest := b.Replica(), &steps{to: 100}
+	other.AddJobKind("count", 100, rest.step)
+	b.WorkOn(other)
+	if j := b.Finish(who, id); j.State != "completed" || j.Done != 100 {
+		t.Errorf("got %+v", j)
+	}
+	if rest.began[0] != int(j.Done) {
+		t.Errorf("the second replica began at %d, the first ended at %d", rest.began[0], j.Done)
+	}
+}
+
+func TestAskedForAgainAJobStartsOver(t *testing.T) {
+	t.Parallel()
+	b := vaulttest.New(t)
+	who := b.Tenant()
+	s := &steps{to: 2}
+	b.AddJobKind("count", 2, s.step)
+	first, err := b.Enqueue(t.Context(), who, "count", "x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.Enqueue(t.Context(), who, "count", "x", nil)
+	if err != nil || again != first {
+		t.Fatalf("a second unfinished job of the same: %s, %v", again, err)
+	}
+	other, err := b.Enqueue(t.Context(), who, "count", "y", nil)
+	if err != nil || other == first {
+		t.Fatalf("another thing's job is the same: %v", err)
+	}
+	b.Work()
+	b.Finish(who, first)
+	b.Finish(who, other)
+	if third, err := b.Enqueue(t.Context(), who, "count", "x", nil); err != nil || third == first {
+		t.Errorf("a finished job starts again: %v", err)
+	}
+}
