@@ -171,6 +171,13 @@ func awsWrapped(call string, blob []byte) ([]byte, error) {
 	return blob, nil
 }
 
+// awsPermissions are what the calls need.
+var awsPermissions = map[string]string{
+	"Encrypt":   "kms:Encrypt",
+	"Decrypt":   "kms:Decrypt",
+	"ReEncrypt": "kms:ReEncryptFrom and kms:ReEncryptTo",
+}
+
 // awsError names the code of what KMS answered, and quotes KMS only where it says which permission is missing: its
 // other messages may hold whole requests.
 func awsError(call string, err error) error {
@@ -183,7 +190,8 @@ func awsError(call string, err error) error {
 	}
 	detail := api.ErrorCode()
 	if detail == "AccessDeniedException" {
-		detail = fmt.Sprintf("%s: %.400s", detail, api.ErrorMessage())
+		err := fmt.Errorf("%w: %s: %s: %.400s", ErrDenied, call, detail, api.ErrorMessage())
+		return permissionError{awsPermissions[call], err}
 	}
 	kind := awsKind(api.ErrorCode(), statusOf(err))
 	if kind == nil {

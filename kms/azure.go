@@ -281,19 +281,37 @@ func azureAnswer(call string, answer *azcore.ResponseError, invalid error) error
 	case status == http.StatusBadRequest && invalid != nil:
 		return fmt.Errorf("%w: %s: HTTP status %d", invalid, call, status)
 	case status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusNotFound:
-		return fmt.Errorf("%w: %s: HTTP status %d: %.400s", ErrDenied, call, status, azureMessage(answer))
+		message, reason := azureMessage(answer)
+		err := fmt.Errorf("%w: %s: HTTP status %d: %.400s", ErrDenied, call, status, message)
+		if azureForbidden[reason] {
+			return permissionError{azurePermissions[call], err}
+		}
+		return err
 	default:
 		return fmt.Errorf("%s: HTTP status %d", call, status)
 	}
 }
 
-func azureMessage(answer *azcore.ResponseError) string {
+// azureForbidden are the reasons of a 403 that a permission would remove. Others are a disabled key and a firewall.
+var azureForbidden = map[string]bool{"AccessDenied": true, "ForbiddenByPolicy": true, "ForbiddenByRbac": true}
+
+// azurePermissions are what the calls need: in an access policy, and as a data action of a role.
+var azurePermissions = map[string]string{
+	"get":       "get (data action keys/read)",
+	"wrapKey":   "wrapKey (data action keys/wrap/action)",
+	"unwrapKey": "unwrapKey (data action keys/unwrap/action)",
+}
+
+func azureMessage(answer *azcore.ResponseError) (message, reason string) {
 	var said struct {
-		Error struct{ Message string }
+		Error struct {
+			Message    string
+			InnerError struct{ Code string } `json:"innererror"`
+		}
 	}
 	body, err := runtime.Payload(answer.RawResponse)
 	if err != nil || json.Unmarshal(body, &said) != nil {
-		return answer.ErrorCode
+		return answer.ErrorCode, ""
 	}
-	return said.Error.Message
+	return said.Error.Message, said.Error.InnerError.Code
 }

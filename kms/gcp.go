@@ -254,12 +254,20 @@ func matches(b []byte, stated *wrapperspb.Int64Value) bool {
 	return stated != nil && stated.GetValue() == int64(crc32.Checksum(b, castagnoli))
 }
 
+// gcpPermissions are what the calls need. Cloud KMS says the same of a key that isn't there to callers who may not know.
+var gcpPermissions = map[string]string{
+	"Encrypt": "cloudkms.cryptoKeyVersions.useToEncrypt",
+	"Decrypt": "cloudkms.cryptoKeyVersions.useToDecrypt",
+}
+
 // gcpError takes invalid for the kind of an argument that Cloud KMS doesn't like; nil is misuse. It quotes Cloud KMS
 // only where an operator has to know which permission is missing, or which version is disabled.
 func gcpError(call string, err error, invalid error) error {
 	s := status.Convert(err)
 	switch s.Code() {
-	case codes.PermissionDenied, codes.Unauthenticated, codes.NotFound, codes.FailedPrecondition:
+	case codes.PermissionDenied:
+		return permissionError{gcpPermissions[call], fmt.Errorf("%w: %s: %s: %.400s", ErrDenied, call, s.Code(), s.Message())}
+	case codes.Unauthenticated, codes.NotFound, codes.FailedPrecondition:
 		return fmt.Errorf("%w: %s: %s: %.400s", ErrDenied, call, s.Code(), s.Message())
 	case codes.InvalidArgument:
 		// A request that was damaged on its way is no fault of what was wrapped.

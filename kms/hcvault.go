@@ -310,10 +310,13 @@ func (t *transit) call(ctx context.Context, path string, in transitRequest, unex
 	if tokenErr != nil {
 		return transitAnswer{}, tokenErr
 	}
-	if fresh == token {
-		return out, err
+	if fresh != token {
+		out, err = t.post(ctx, fresh, path, in, unexplained)
 	}
-	return t.post(ctx, fresh, path, in, unexplained)
+	if errors.Is(err, errForbidden) {
+		return out, permissionError{`the capability "update" on ` + path + ", or a valid token", err}
+	}
+	return out, err
 }
 
 func (t *transit) post(ctx context.Context, token, path string, in transitRequest, unexplained error) (transitAnswer, error) {

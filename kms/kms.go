@@ -37,6 +37,22 @@ var (
 	ErrCorrupt = errors.New("wrapped key corrupt")
 )
 
+// permissionError is ErrDenied for want of a permission.
+type permissionError struct {
+	permission string
+	error
+}
+
+func (e permissionError) Unwrap() error { return e.error }
+
+// MissingPermission is what err says that an operator has to grant, in the KMS's own words: kms:Decrypt, say. It is
+// empty for any other error, and where the KMS keeps it to itself.
+func MissingPermission(err error) string {
+	var missing permissionError
+	errors.As(err, &missing)
+	return missing.permission
+}
+
 // Key is a key-encryption key held by a KMS.
 //
 // Durability: nothing is stored. What Wrap returned opens for as long as the KMS keeps the key, rotations

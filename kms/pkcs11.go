@@ -365,8 +365,11 @@ func (k *pkcs11Key) prove(s pkcs11.SessionHandle, v pkcs11Version) error {
 		return err
 	}
 	got, err := k.open(s, v, iv, sealed, ad)
+	if errors.Is(err, ErrDenied) {
+		return err
+	}
 	if err != nil || !bytes.Equal(got, plaintext) {
-		return fmt.Errorf("%w: pkcs11: the token doesn't open what it sealed", cmp.Or(denied(err), ErrUnavailable))
+		return fmt.Errorf("%w: pkcs11: the token doesn't open what it sealed", ErrUnavailable)
 	}
 	if _, err := k.open(s, v, iv, sealed, []byte("other")); err == nil {
 		return fmt.Errorf("%w: pkcs11: the token doesn't bind associated data", ErrDenied)
@@ -374,13 +377,8 @@ func (k *pkcs11Key) prove(s pkcs11.SessionHandle, v pkcs11Version) error {
 	return nil
 }
 
-// denied is ErrDenied if err is.
-func denied(err error) error {
-	if errors.Is(err, ErrDenied) {
-		return ErrDenied
-	}
-	return nil
-}
+// pkcs11Permissions are attributes of the key.
+var pkcs11Permissions = map[string]string{"C_EncryptInit": "CKA_ENCRYPT on the key", "C_DecryptInit": "CKA_DECRYPT on the key"}
 
 // pkcs11Error takes what an operator has to put right for ErrDenied. All else may pass, a handle among them that has
 // become invalid: the next attempt looks it up.
@@ -390,10 +388,12 @@ func pkcs11Error(call string, err error) error {
 		return fmt.Errorf("%w: %s: %w", ErrUnavailable, call, err)
 	}
 	switch code {
+	case pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED:
+		return permissionError{pkcs11Permissions[call], fmt.Errorf("%w: %s: %w", ErrDenied, call, code)}
 	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED,
 		pkcs11.CKR_USER_PIN_NOT_INITIALIZED, pkcs11.CKR_USER_TYPE_INVALID, pkcs11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN,
 		pkcs11.CKR_USER_TOO_MANY_TYPES, pkcs11.CKR_TOKEN_NOT_RECOGNIZED, pkcs11.CKR_FUNCTION_NOT_SUPPORTED,
-		pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED, pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_KEY_SIZE_RANGE,
+		pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_KEY_SIZE_RANGE,
 		pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_MECHANISM_PARAM_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID:
 		return fmt.Errorf("%w: %s: %w", ErrDenied, call, code)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -45,20 +44,12 @@ func (d Database) keystore() string {
 
 // Keys says which key-encryption key everything hangs on.
 type Keys struct {
-	KMS            string        `name:"kms" env:"PRIVAULT_KMS" placeholder:"URI" help:"The key-encryption key, e.g. local:///etc/privault/kms.keyset?key-file=/etc/privault/kms.key."`
+	KMS            string        `name:"kms" env:"PRIVAULT_KMS" placeholder:"URI" help:"The key-encryption key: aws-kms://, gcp-kms://, azure-kv://, hcvault://, pkcs11: or, for development, local:// (docs/keys.md)."`
 	PassphraseFile string        `name:"kms-passphrase-file" env:"PRIVAULT_KMS_PASSPHRASE_FILE" placeholder:"FILE" help:"File with the passphrase of a local key that is sealed to one."`
 	KMSTimeout     time.Duration `name:"kms-timeout" env:"PRIVAULT_KMS_TIMEOUT" default:"5s" help:"Time for one call of the KMS."`
 	KeyCacheTTL    time.Duration `env:"PRIVAULT_KEY_CACHE_TTL" default:"300s" help:"How long unwrapped tenant keysets are used; once more as long while the KMS is away."`
-}
 
-func (k Keys) options() kms.Options {
-	return kms.Options{Passphrase: func() ([]byte, error) {
-		if k.PassphraseFile == "" {
-			return nil, fmt.Errorf("the key is sealed to a passphrase: name the file that holds it with --kms-passphrase-file")
-		}
-		b, err := os.ReadFile(k.PassphraseFile)
-		return []byte(strings.TrimRight(string(b), "\r\n")), err
-	}}
+	Providers `embed:""`
 }
 
 // configError is a start that the settings forbid.

@@ -15,8 +15,9 @@ import (
 
 // Exit codes, from BSD's sysexits where one fits.
 const (
-	exitFailed = 1
-	exitConfig = 78 // EX_CONFIG: the settings are at fault, starting again won't help
+	exitFailed   = 1
+	exitTryAgain = 75 // EX_TEMPFAIL: what was asked for is away
+	exitConfig   = 78 // EX_CONFIG: the settings are at fault, starting again won't help
 )
 
 type cli struct {
@@ -24,7 +25,7 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the production server."`
 	Migrate migrateCmd `cmd:"" help:"Apply the database schema, or show how far it is."`
 	Tenant  tenantCmd  `cmd:"" help:"Make tenants."`
-	Kms     kmsCmd     `cmd:"" name:"kms" help:"Make a local key-encryption key."`
+	Keys    keysCmd    `cmd:"" help:"Make a key-encryption key, or check one."`
 	Import  importCmd  `cmd:"" help:"Store a CSV or NDJSON file's records and write their tokens to a file."`
 	Bench   benchCmd   `cmd:"" help:"Measure tokenize and detokenize beside bare Postgres."`
 	Version versionCmd `cmd:"" help:"Show the version."`
@@ -62,8 +63,11 @@ func run(ctx context.Context, args []string) int {
 	}
 	fmt.Fprintln(os.Stderr, "privault:", err)
 	var faults *configError
-	if errors.As(err, &faults) {
+	switch {
+	case errors.As(err, &faults):
 		return exitConfig
+	case errors.Is(err, errTryAgain):
+		return exitTryAgain
 	}
 	return exitFailed
 }

@@ -64,7 +64,7 @@ func TestVersion(t *testing.T) {
 func TestUnclearCommandLine(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{"serve", "--nope"}, {"dev", "--nope"}, {"migrate", "up", "--nope"}, {"tenant", "create"}, {"kms"}, {"nope"}, {},
+		{"serve", "--nope"}, {"dev", "--nope"}, {"migrate", "up", "--nope"}, {"tenant", "create"}, {"keys"}, {"nope"}, {},
 		{"import", "--collection", "people"}, {"import", "--collection", "people", "not-there.csv"}, {"import", "main.go"},
 		{"serve", "--max-conns", "many"}, {"serve", "--kms-timeout", "soon"}, {"bench", "--clients", "x"}, {"migrate", "up"},
 		{"tenant", "create", "acme", "--role", "backend-reader"},
@@ -87,8 +87,11 @@ func TestUnfitSettings(t *testing.T) {
 		{[]string{"bench", "--clients", "0"}, []string{"--clients"}},
 		{[]string{"bench", "--time", "0s"}, []string{"--time"}},
 		{[]string{"bench", "--batch", "2000"}, []string{"--batch"}},
-		{[]string{"kms", "create"}, []string{"--kms"}},
-		{[]string{"kms", "create", "--kms", "vault://elsewhere"}, []string{"local://"}},
+		{[]string{"keys", "create"}, []string{"--kms"}},
+		{[]string{"keys", "create", "--kms", "vault://elsewhere"}, []string{"local://"}},
+		{[]string{"keys", "check"}, []string{"--kms"}},
+		{[]string{"keys", "check", "vault://elsewhere"}, []string{"aws-kms"}},
+		{[]string{"keys", "check", "hcvault://127.0.0.1/transit/keys/root"}, []string{"0 ways to log in"}},
 		{[]string{"tenant", "create", "acme"}, []string{"--database-url", "--kms"}},
 		{[]string{"tenant", "create", "acme", "--database-url", "mysql://db/x", "--max-conns", "1"}, []string{"postgres://", "--max-conns", "--kms"}},
 	} {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"text/tabwriter"
 
-	"github.com/privault/privault/kms"
 	"github.com/privault/privault/migrations"
 	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/policy"
@@ -117,19 +116,4 @@ func (t *tenantCreateCmd) Run(ctx context.Context) error {
 	}
 	fmt.Printf("tenant %s\nprincipal %s\nexpires %s\nkey %s\n", issued.Tenant, issued.Principal, issued.Expires.Format("2006-01-02"), issued.Key)
 	return nil
-}
-
-type kmsCmd struct {
-	Create kmsCreateCmd `cmd:"" help:"Make a local key: a Tink keyset in a file, sealed to a key file or to a passphrase."`
-}
-
-type kmsCreateCmd struct {
-	Keys `embed:""`
-}
-
-func (k *kmsCreateCmd) Run() error {
-	if !kms.DevelopmentOnly(k.KMS) {
-		return &configError{[]string{"--kms must be a local:// URI; keys of other systems are made there"}}
-	}
-	return kms.CreateLocal(k.KMS, k.options())
 }

@@ -90,10 +90,10 @@ func TestProduction(t *testing.T) {
 			i := newInstallation(t, apart)
 			i.migrate(t)
 
-			run1(t, i.serving(t), "kms", "create").want(t, 0)
-			again := run1(t, i.serving(t), "kms", "create").want(t, exitFailed)
+			run1(t, i.serving(t), "keys", "create").want(t, 0)
+			again := run1(t, i.serving(t), "keys", "create").want(t, exitFailed)
 			if !strings.Contains(again.err, "exists") {
-				t.Error("a second kms create said ", again.err)
+				t.Error("a second keys create said ", again.err)
 			}
 			admin := printedKey(t, run1(t, i.serving(t), "tenant", "create", "acme").want(t, 0))
 			twice := run1(t, i.serving(t), "tenant", "create", "acme").want(t, exitFailed)

@@ -45,6 +45,7 @@ type AzureServer struct {
 	keys   map[string]*azureKey // by host and name
 	rsa    int
 	brief  bool
+	none   string // the operation that the caller has no permission for
 	answer func(operation string, answer map[string]string)
 }
 
@@ -204,6 +205,13 @@ func (s *AzureServer) Delete(uri string) {
 	delete(s.keys, strings.TrimPrefix(uri, "azure-kv://"))
 }
 
+// Forbid takes away the permission for an operation: get, wrapkey or unwrapkey.
+func (s *AzureServer) Forbid(operation string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.none = operation
+}
+
 // BriefTokens has tokens from now on live for a second, so that each call fetches its own; false ends that.
 func (s *AzureServer) BriefTokens(on bool) {
 	s.mu.Lock()
@@ -218,6 +226,7 @@ func (s *AzureServer) Bend(f func(operation string, answer map[string]string)) {
 	s.answer = f
 }
 
+// azureFault is an error as it goes over the wire. Behind a slash in its code stands that of the inner error.
 type azureFault struct {
 	status        int
 	code, message string
@@ -229,7 +238,12 @@ func (f *azureFault) write(w http.ResponseWriter, _ *http.Request) {
 	if f.status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "10")
 	}
-	writeAzure(w, f.status, map[string]any{"error": map[string]string{"code": f.code, "message": f.message}})
+	code, inner, _ := strings.Cut(f.code, "/")
+	fault := map[string]any{"code": code, "message": f.message}
+	if inner != "" {
+		fault["innererror"] = map[string]string{"code": inner}
+	}
+	writeAzure(w, f.status, map[string]any{"error": fault})
 }
 
 func writeAzure(w http.ResponseWriter, status int, answer any) {
@@ -282,7 +296,10 @@ func (s *AzureServer) operate(r *http.Request, algorithm, value string, unread e
 	case v == nil:
 		return nil, &azureFault{http.StatusNotFound, "KeyNotFound", "A key with (name/id) " + name + " was not found in this key vault."}
 	case k.disabled || v.disabled:
-		return nil, &azureFault{http.StatusForbidden, "Forbidden", "Operation is not allowed on a disabled key."}
+		return nil, &azureFault{http.StatusForbidden, "Forbidden/KeyDisabled", "Operation is not allowed on a disabled key."}
+	}
+	if s.none != "" && (operation == s.none || operation == "" && s.none == "get") {
+		return nil, &azureFault{http.StatusForbidden, "Forbidden/ForbiddenByPolicy", "The caller does not have keys permission for " + s.none}
 	}
 	kid := "https://" + r.Host + "/keys/" + name + "/" + v.id
 	if r.Method == http.MethodGet {

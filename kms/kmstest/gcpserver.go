@@ -48,6 +48,8 @@ type GCPServer struct {
 	damage   GCPDamage
 	damaged  int
 	refused  error
+	// refusedCall is what refused is for; empty is all.
+	refusedCall string
 }
 
 type gcpKey struct {
@@ -159,7 +161,14 @@ func (s *GCPServer) SetState(name string, state kmspb.CryptoKeyVersion_CryptoKey
 func (s *GCPServer) Refuse(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refused = err
+	s.refusedCall, s.refused = "", err
+}
+
+// RefuseCall makes the calls of one name, Encrypt or Decrypt, fail with err, a status.
+func (s *GCPServer) RefuseCall(name string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusedCall, s.refused = name, err
 }
 
 // Damage spoils the next calls.
@@ -181,7 +190,7 @@ func (s *GCPServer) spoilt() GCPDamage {
 }
 
 // intercept is what Faults.meet is for HTTP.
-func (s *GCPServer) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+func (s *GCPServer) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 	s.Faults.mu.Lock()
 	s.calls++
 	n, stalled, down, throttle := s.calls, s.stalled, s.down, s.throttle > 0
@@ -209,9 +218,9 @@ func (s *GCPServer) intercept(ctx context.Context, req any, _ *grpc.UnaryServerI
 		return nil, status.Error(codes.Unauthenticated, "Request had invalid authentication credentials: "+err.Error())
 	}
 	s.mu.Lock()
-	refused := s.refused
+	refused, call := s.refused, s.refusedCall
 	s.mu.Unlock()
-	if refused != nil {
+	if refused != nil && (call == "" || strings.HasSuffix(info.FullMethod, "/"+call)) {
 		return nil, refused
 	}
 	return handle(ctx, req)

@@ -32,6 +32,7 @@ type TransitServer struct {
 	lease     int
 	renewable bool
 	deaf      bool
+	none      map[string]bool // operations that the caller has no permission for
 	logins    int
 	renewals  int
 }
@@ -53,7 +54,7 @@ const (
 // live for an hour and are renewable.
 func NewTransitServer(t testing.TB, tls bool) *TransitServer {
 	t.Helper()
-	s := &TransitServer{keys: make(map[string]*transitKey), tokens: make(map[string]bool), lease: 3600, renewable: true}
+	s := &TransitServer{keys: make(map[string]*transitKey), tokens: make(map[string]bool), none: make(map[string]bool), lease: 3600, renewable: true}
 	if !tls {
 		s.url = s.serve(t, s.handle, httptest.NewServer).URL
 		return s
@@ -114,6 +115,13 @@ func (s *TransitServer) SetMinDecryption(name string, version int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keys[name].minDecryption = version
+}
+
+// Forbid takes the permission away for encrypt or decrypt, or gives it back.
+func (s *TransitServer) Forbid(operation string, on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.none[operation] = on
 }
 
 // SetDeaf makes the server one that knows no associated data.
@@ -249,6 +257,9 @@ func (s *TransitServer) dispatch(r *http.Request, c transitCall) (any, *transitF
 		}
 		s.renewals++
 		return s.auth(token), nil
+	}
+	if operation, _, _ := strings.Cut(strings.TrimPrefix(path, transitMount+"/"), "/"); s.none[operation] {
+		return nil, &transitFault{http.StatusForbidden, "1 error occurred:\n\t* permission denied\n\n"}
 	}
 	if name, ok := strings.CutPrefix(path, transitMount+"/encrypt/"); ok {
 		return s.encrypt(name, c)
