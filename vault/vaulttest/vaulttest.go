@@ -137,7 +137,7 @@ func Database(t testing.TB) string {
 	name := fmt.Sprintf("t%d", databases.Add(1))
 	ctx := context.Background()
 	err := onServer(ctx, "postgres", func(c *pgx.Conn) error {
-		_, err := c.Exec(ctx, fmt.Sprintf("create database %s template %s strategy file_copy", name, template))
+		_, err := c.Exec(ctx, fmt.Sprintf("create database %s template %s strategy wal_log", name, template))
 		return err
 	})
 	if err != nil {
