@@ -65,6 +65,11 @@ func (s *Server) routes() *echo.Echo {
 
 	e.RouteNotFound("/*", s.noRoute)
 	e.GET("/openapi.yaml", s.contract)
+	// The audit log is public: its leaves are salted hashes (C2SP tlog-tiles).
+	e.GET("/audit/checkpoint", s.auditCheckpoint)
+	for _, index := range []string{"/:a", "/:a/:b", "/:a/:b/:c", "/:a/:b/:c/:d"} {
+		e.GET("/audit/tile/:level"+index, s.auditTile)
+	}
 
 	v1 := e.Group("/v1", s.authenticate)
 	v1.RouteNotFound("/*", s.noRoute) // below /v1, strangers hear 401 whatever they ask for

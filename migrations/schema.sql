@@ -21,6 +21,122 @@ CREATE FUNCTION keystore.tenant() RETURNS uuid
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ select nullif(current_setting('privault.tenant', true), '')::uuid $$;
 
+CREATE FUNCTION privault.drop_audit_partitions(before timestamp with time zone) RETURNS SETOF text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $_$
+declare
+  part  text;
+
+  loose boolean;
+
+begin
+  for part in
+    select c.relname from pg_class c join pg_inherits i on i.inhrelid = c.oid
+    where i.inhparent in ('privault.audit_entries'::regclass, 'privault.disclosures'::regclass) and c.relname ~ '_\d{4}_\d{2}$'
+      and to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month' <= before
+    order by c.relname
+  loop
+    if part like 'audit_entries%' then
+      execute format('alter table privault.%I no force row level security', part);
+
+      execute format('select exists (select from privault.%I e where not exists (
+        select from privault.audit_leaves l where l.tenant_id = e.tenant_id and l.entry_id = e.entry_id))', part) into loose;
+
+      if loose then
+        raise exception 'partition % holds entries that the tree does not have yet', part;
+
+      end if;
+
+    end if;
+
+    execute format('drop table privault.%I', part);
+
+    return next part;
+
+  end loop;
+
+end $_$;
+
+CREATE FUNCTION privault.first_id(at timestamp with time zone) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ select (lpad(to_hex(greatest(floor(extract(epoch from at) * 1000), 0)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
+
+CREATE FUNCTION privault.make_audit_partitions(until timestamp with time zone) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $_$
+declare
+  parent text;
+
+  part   text;
+
+  month  timestamptz;
+
+  oldest uuid;
+
+  made   integer := 0;
+
+begin
+  perform pg_advisory_xact_lock(hashtext('privault.make_audit_partitions'));
+
+  until := least(until, now() + interval '1 year');
+
+  foreach parent in array array['audit_entries', 'disclosures'] loop
+    month := date_trunc('month', now());
+
+    if to_regclass(format('privault.%I', parent || to_char(month, '_YYYY_MM'))) is null then
+      execute format('alter table privault.%I no force row level security', parent || '_rest');
+
+      execute format('select entry_id from privault.%I where entry_id >= $1 order by entry_id limit 1', parent || '_rest')
+        into oldest using privault.first_id(month - interval '2 years');
+
+      execute format('alter table privault.%I force row level security', parent || '_rest');
+
+      if oldest < privault.first_id(month) then
+        month := date_trunc('month', to_timestamp(('x' || lpad(left(replace(oldest::text, '-', ''), 12), 16, '0'))::bit(64)::bigint / 1000.0));
+
+      end if;
+
+    end if;
+
+    while month <= until loop
+      part := parent || to_char(month, '_YYYY_MM');
+
+      if to_regclass(format('privault.%I', part)) is null then
+        execute format('create table privault.%I (like privault.%I including defaults including constraints including indexes)', part, parent);
+
+        execute format('alter table privault.%I no force row level security', parent || '_rest');
+
+        execute format('with moved as (delete from privault.%I where entry_id >= $1 and entry_id < $2 returning *)
+          insert into privault.%I select * from moved', parent || '_rest', part)
+          using privault.first_id(month), privault.first_id(month + interval '1 month');
+
+        execute format('alter table privault.%I force row level security', parent || '_rest');
+
+        execute format('alter table privault.%I enable row level security', part);
+
+        execute format('alter table privault.%I force row level security', part);
+
+        execute format('alter table privault.%I attach partition privault.%I for values from (%L) to (%L)',
+          parent, part, privault.first_id(month), privault.first_id(month + interval '1 month'));
+
+        made := made + 1;
+
+      end if;
+
+      month := month + interval '1 month';
+
+    end loop;
+
+  end loop;
+
+  return made;
+
+end $_$;
+
 CREATE FUNCTION privault.presented() RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ select decode(nullif(current_setting('privault.presented', true), ''), 'hex') $$;
@@ -89,10 +205,63 @@ CREATE TABLE privault.audit_entries (
     principal_id uuid NOT NULL,
     action text NOT NULL,
     outcome text NOT NULL,
-    body text NOT NULL
-);
+    body text NOT NULL,
+    salt uuid DEFAULT gen_random_uuid() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL
+)
+PARTITION BY RANGE (entry_id);
 
 ALTER TABLE ONLY privault.audit_entries FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.audit_entries_rest (
+    tenant_id uuid NOT NULL,
+    entry_id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    principal_id uuid NOT NULL,
+    action text NOT NULL,
+    outcome text NOT NULL,
+    body text NOT NULL,
+    salt uuid DEFAULT gen_random_uuid() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL
+);
+
+ALTER TABLE ONLY privault.audit_entries_rest FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.audit_head (
+    one boolean DEFAULT true NOT NULL,
+    size bigint NOT NULL,
+    root bytea NOT NULL,
+    xid xid8 NOT NULL,
+    entry_id uuid NOT NULL,
+    signed text,
+    CONSTRAINT audit_head_one_check CHECK (one),
+    CONSTRAINT audit_head_root_check CHECK ((octet_length(root) = 32)),
+    CONSTRAINT audit_head_size_check CHECK ((size >= 0))
+);
+
+ALTER TABLE ONLY privault.audit_head FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.audit_leaves (
+    leaf_index bigint NOT NULL,
+    tenant_id uuid NOT NULL,
+    entry_id uuid NOT NULL,
+    leaf bytea NOT NULL,
+    CONSTRAINT audit_leaves_leaf_check CHECK ((octet_length(leaf) = 32)),
+    CONSTRAINT audit_leaves_leaf_index_check CHECK ((leaf_index >= 0))
+);
+
+ALTER TABLE ONLY privault.audit_leaves FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.audit_nodes (
+    level smallint NOT NULL,
+    node_index bigint NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_nodes_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT audit_nodes_level_check CHECK ((level > 0)),
+    CONSTRAINT audit_nodes_node_index_check CHECK ((node_index >= 0))
+);
+
+ALTER TABLE ONLY privault.audit_nodes FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.collections (
     tenant_id uuid NOT NULL,
@@ -126,6 +295,25 @@ CREATE TABLE privault.deployment (
     deployment_id uuid NOT NULL,
     CONSTRAINT deployment_one_check CHECK (one)
 );
+
+CREATE TABLE privault.disclosures (
+    tenant_id uuid NOT NULL,
+    subject_id uuid NOT NULL,
+    entry_id uuid NOT NULL,
+    record_id uuid NOT NULL
+)
+PARTITION BY RANGE (entry_id);
+
+ALTER TABLE ONLY privault.disclosures FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.disclosures_rest (
+    tenant_id uuid NOT NULL,
+    subject_id uuid NOT NULL,
+    entry_id uuid NOT NULL,
+    record_id uuid NOT NULL
+);
+
+ALTER TABLE ONLY privault.disclosures_rest FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.idempotency_keys (
     tenant_id uuid NOT NULL,
@@ -293,6 +481,10 @@ CREATE TABLE river.river_queue (
     updated_at timestamp with time zone DEFAULT CURRENT_TIMESTAMP NOT NULL
 );
 
+ALTER TABLE ONLY privault.audit_entries ATTACH PARTITION privault.audit_entries_rest DEFAULT;
+
+ALTER TABLE ONLY privault.disclosures ATTACH PARTITION privault.disclosures_rest DEFAULT;
+
 ALTER TABLE ONLY river.river_job ALTER COLUMN id SET DEFAULT nextval('river.river_job_id_seq'::regclass);
 
 ALTER TABLE ONLY river.river_notification ALTER COLUMN id SET DEFAULT nextval('river.river_notification_id_seq'::regclass);
@@ -312,6 +504,21 @@ ALTER TABLE ONLY keystore.tenant_roots
 ALTER TABLE ONLY privault.audit_entries
     ADD CONSTRAINT audit_entries_pkey PRIMARY KEY (tenant_id, entry_id);
 
+ALTER TABLE ONLY privault.audit_entries_rest
+    ADD CONSTRAINT audit_entries_rest_pkey PRIMARY KEY (tenant_id, entry_id);
+
+ALTER TABLE ONLY privault.audit_head
+    ADD CONSTRAINT audit_head_pkey PRIMARY KEY (one);
+
+ALTER TABLE ONLY privault.audit_leaves
+    ADD CONSTRAINT audit_leaves_pkey PRIMARY KEY (leaf_index);
+
+ALTER TABLE ONLY privault.audit_leaves
+    ADD CONSTRAINT audit_leaves_tenant_id_entry_id_key UNIQUE (tenant_id, entry_id);
+
+ALTER TABLE ONLY privault.audit_nodes
+    ADD CONSTRAINT audit_nodes_pkey PRIMARY KEY (level, node_index);
+
 ALTER TABLE ONLY privault.collections
     ADD CONSTRAINT collections_name UNIQUE (tenant_id, name);
 
@@ -326,6 +533,12 @@ ALTER TABLE ONLY privault.credentials
 
 ALTER TABLE ONLY privault.deployment
     ADD CONSTRAINT deployment_pkey PRIMARY KEY (one);
+
+ALTER TABLE ONLY privault.disclosures
+    ADD CONSTRAINT disclosures_pkey PRIMARY KEY (tenant_id, subject_id, entry_id, record_id);
+
+ALTER TABLE ONLY privault.disclosures_rest
+    ADD CONSTRAINT disclosures_rest_pkey PRIMARY KEY (tenant_id, subject_id, entry_id, record_id);
 
 ALTER TABLE ONLY privault.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (tenant_id, digest);
@@ -369,6 +582,10 @@ ALTER TABLE ONLY river.river_notification
 ALTER TABLE ONLY river.river_queue
     ADD CONSTRAINT river_queue_pkey PRIMARY KEY (name);
 
+CREATE INDEX audit_entries_xid ON ONLY privault.audit_entries USING btree (xid);
+
+CREATE INDEX audit_entries_rest_xid_idx ON privault.audit_entries_rest USING btree (xid);
+
 CREATE INDEX idempotency_keys_age ON privault.idempotency_keys USING btree (tenant_id, created_at);
 
 CREATE UNIQUE INDEX jobs_once ON privault.jobs USING btree (tenant_id, kind, params) WHERE (finished_at IS NULL);
@@ -389,6 +606,12 @@ CREATE INDEX river_notification_created_at_idx ON river.river_notification USING
 
 CREATE INDEX river_notification_topic_id_idx ON river.river_notification USING btree (topic, id);
 
+ALTER INDEX privault.audit_entries_pkey ATTACH PARTITION privault.audit_entries_rest_pkey;
+
+ALTER INDEX privault.audit_entries_xid ATTACH PARTITION privault.audit_entries_rest_xid_idx;
+
+ALTER INDEX privault.disclosures_pkey ATTACH PARTITION privault.disclosures_rest_pkey;
+
 ALTER TABLE ONLY privault.credentials
     ADD CONSTRAINT credentials_tenant_id_principal_id_fkey FOREIGN KEY (tenant_id, principal_id) REFERENCES privault.principals(tenant_id, principal_id);
 
@@ -406,11 +629,31 @@ ALTER TABLE keystore.tenant_roots ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.audit_entries ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.audit_entries_rest ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.audit_head ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.audit_leaves ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.audit_nodes ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.collections ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.credentials ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY deployment ON privault.audit_entries FOR SELECT USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
+
+CREATE POLICY deployment ON privault.audit_head USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
+
+CREATE POLICY deployment ON privault.audit_leaves USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
+
+CREATE POLICY deployment ON privault.audit_nodes USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
+
 CREATE POLICY deployment ON privault.tenants FOR SELECT USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
+
+ALTER TABLE privault.disclosures ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.disclosures_rest ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.idempotency_keys ENABLE ROW LEVEL SECURITY;
 
@@ -426,9 +669,13 @@ ALTER TABLE privault.subjects ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON privault.audit_entries USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
+CREATE POLICY tenant ON privault.audit_leaves FOR SELECT USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 CREATE POLICY tenant ON privault.collections USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.credentials USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.disclosures USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.idempotency_keys USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -450,6 +697,12 @@ GRANT USAGE ON SCHEMA privault TO privault_app;
 
 GRANT USAGE ON SCHEMA river TO privault_app;
 
+REVOKE ALL ON FUNCTION privault.drop_audit_partitions(before timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION privault.make_audit_partitions(until timestamp with time zone) FROM PUBLIC;
+
+GRANT ALL ON FUNCTION privault.make_audit_partitions(until timestamp with time zone) TO privault_app;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE keystore.data_keys TO privault_keystore;
 
 GRANT SELECT,INSERT ON TABLE keystore.tenant_keys TO privault_keystore;
@@ -458,11 +711,19 @@ GRANT SELECT,INSERT ON TABLE keystore.tenant_roots TO privault_keystore;
 
 GRANT SELECT,INSERT ON TABLE privault.audit_entries TO privault_app;
 
+GRANT SELECT,UPDATE ON TABLE privault.audit_head TO privault_app;
+
+GRANT SELECT,INSERT ON TABLE privault.audit_leaves TO privault_app;
+
+GRANT SELECT,INSERT ON TABLE privault.audit_nodes TO privault_app;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.collections TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.credentials TO privault_app;
 
 GRANT SELECT ON TABLE privault.deployment TO privault_app;
+
+GRANT SELECT,INSERT ON TABLE privault.disclosures TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.idempotency_keys TO privault_app;
 

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/privault/privault/kms"
+	"github.com/privault/privault/vault/audit"
 	"github.com/privault/privault/vault/policy"
 )
 
@@ -45,6 +46,9 @@ type Config struct {
 	KMSTimeout  time.Duration // of one KMS call; 0: 5 s
 	MaxConns    int32         // of each pool; 0: 16
 
+	AuditKeys *audit.Keys // of the audit log; nil: this vault doesn't sequence it
+	AuditCopy string      // file that keeps the log's newest checkpoint outside the database; empty: none
+
 	Now     func() time.Time      // 0: time.Now
 	Log     *slog.Logger          // nil: slog.Default
 	Metrics prometheus.Registerer // nil: not registered anywhere
@@ -60,6 +64,7 @@ type Vault struct {
 	groups      sync.Map // tenant ID → *groups
 	jobs        jobs
 	inFlight    sync.Map // digest of an Idempotency-Key → struct{}{}
+	audit       auditLog
 	now         func() time.Time
 	log         *slog.Logger
 	metrics     *metrics
@@ -75,6 +80,10 @@ func Open(ctx context.Context, c Config) (*Vault, error) {
 		c.Log = slog.Default()
 	}
 	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics()}
+	v.audit.keys = c.AuditKeys
+	if c.AuditCopy != "" {
+		v.audit.copied = &safekeeping{c.AuditCopy}
+	}
 	data, err := connect(ctx, c.DataURL, c.MaxConns)
 	if err != nil {
 		return nil, fmt.Errorf("data database: %w", err)
@@ -178,8 +187,11 @@ func (v *Vault) closePools() {
 	}
 }
 
-// Ready says whether the vault can serve: both databases answer and the deployment's keys are at hand.
+// Ready says whether the vault can serve: both databases answer, the deployment's keys are at hand, and the audit log goes on.
 func (v *Vault) Ready(ctx context.Context) error {
+	if halted := v.audit.halted.Load(); halted != nil {
+		return halted
+	}
 	if err := v.store.data.pool.Ping(ctx); err != nil {
 		return &Error{Kind: DatabaseUnavailable, cause: err}
 	}

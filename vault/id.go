@@ -2,6 +2,7 @@ package vault
 
 import (
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -27,6 +28,16 @@ var deploymentTenant ID
 func newID() (ID, error) {
 	id, err := uuid.NewV7()
 	return ID(id), err
+}
+
+// newIDAt makes a UUIDv7 of a time: a range of such ids is a range of times.
+func newIDAt(at time.Time) (ID, error) {
+	id, err := newID()
+	ms := at.UnixMilli()
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	return id, err
 }
 
 func formatID(prefix string, id ID) string { return prefix + base62.Encode(id[:]) }

@@ -15,6 +15,8 @@ type metrics struct {
 	keyringHits, keyringMisses prometheus.Counter
 	kmsCalls                   *prometheus.CounterVec
 	items                      *prometheus.CounterVec
+	auditSize, auditLag        prometheus.Gauge
+	auditHalted                prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -32,11 +34,18 @@ func newMetrics() *metrics {
 			Name: "privault_kms_calls_total", Help: "Calls of the key management system."}, []string{"operation", "result"}),
 		items: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "privault_items_total", Help: "Items of tokenize and detokenize batches."}, []string{"action", "result"}),
+		auditSize: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "privault_audit_log_size", Help: "Entries in the audit log's tree, when this replica last sequenced."}),
+		auditLag: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "privault_audit_lag_seconds", Help: "How long the oldest entry of the last batch had waited for its place in the log."}),
+		auditHalted: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "privault_audit_halted", Help: "1 once the audit log has stopped because the database is not the one it was."}),
 	}
 }
 
 func (m *metrics) register(r prometheus.Registerer, s store) error {
-	collectors := []prometheus.Collector{m.commitSize, m.fetchSize, m.keyringHits, m.keyringMisses, m.kmsCalls, m.items}
+	collectors := []prometheus.Collector{m.commitSize, m.fetchSize, m.keyringHits, m.keyringMisses, m.kmsCalls, m.items,
+		m.auditSize, m.auditLag, m.auditHalted}
 	for name, db := range map[string]database{"data": s.data, "keystore": s.keys} {
 		collectors = append(collectors, poolGauge(name, "total", "Connections.", db.pool, (*pgxpool.Stat).TotalConns),
 			poolGauge(name, "acquired", "Connections in use.", db.pool, (*pgxpool.Stat).AcquiredConns))

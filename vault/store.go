@@ -35,6 +35,24 @@ func (d database) within(ctx context.Context, tenant ID, do func(pgx.Tx) error) 
 	})
 }
 
+// alone runs do on a connection of its own that holds an advisory lock, unless somebody else holds it.
+func (d database) alone(ctx context.Context, lock int64, do func(*pgxpool.Conn) error) error {
+	c, err := d.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Release()
+	var got bool
+	if err := c.QueryRow(ctx, `select pg_try_advisory_lock($1)`, lock).Scan(&got); err != nil || !got {
+		return err
+	}
+	err = do(c)
+	if _, failed := c.Exec(context.WithoutCancel(ctx), `select pg_advisory_unlock($1)`, lock); failed != nil {
+		_ = c.Conn().Close(context.WithoutCancel(ctx)) // the lock ends with the connection
+	}
+	return err
+}
+
 // pipeline sends statements for one tenant in one round trip and one transaction, which commits unless one of them
 // fails: a batch without begin is an implicit transaction that ends at its Sync message.
 func (d database) pipeline(ctx context.Context, tenant ID, b *pgx.Batch) error {

@@ -54,11 +54,11 @@ const (
 
 // open starts the entry of an operation.
 func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
-	id, err := newID()
+	at := v.now().UTC().Truncate(time.Microsecond)
+	id, err := newIDAt(at)
 	if err != nil {
 		return nil, err
 	}
-	at := v.now().UTC().Truncate(time.Microsecond)
 	e := &entry{
 		ID: formatID(entryPrefix, id), At: at.Format("2006-01-02T15:04:05.000000Z"), Action: string(action), Outcome: outcomeOK,
 		Request: who.Request, Purpose: who.Purpose, id: id, at: at, who: who, policy: policy.Builtin(),

@@ -17,6 +17,7 @@ import (
 type Config struct {
 	Database `embed:""`
 	Keys     `embed:""`
+	Audit    `embed:""`
 
 	Listen       string `env:"PRIVAULT_LISTEN" default:"0.0.0.0:8443" help:"Address of the public listener."`
 	OpsListen    string `env:"PRIVAULT_OPS_LISTEN" default:"127.0.0.1:9200" help:"Address of the operators' listener: /healthz, /readyz, /metrics."`
@@ -65,6 +66,7 @@ func (c *Config) faults() []string {
 	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	c.Database.check(bad, c.AllowUnsafeDatabase)
 	c.Keys.check(bad)
+	c.Audit.check(bad)
 	if kms.DevelopmentOnly(c.KMS) && !c.AllowLocalKMS {
 		bad("the KMS is local: its key lies on this machine's disk; use a real KMS, or say --allow-local-kms")
 	}

@@ -155,13 +155,23 @@ func (d *devCmd) serve(ctx context.Context, owner string) error {
 	if err != nil {
 		return err
 	}
-	keys, err := d.localKey(ctx, owner)
+	keys, folder, err := d.localKey(ctx, owner)
 	if err != nil {
 		return err
 	}
+	evidence := Audit{AuditKey: filepath.Join(folder, "audit.key")}
+	if _, err := os.Stat(evidence.AuditKey); errors.Is(err, fs.ErrNotExist) {
+		if _, err := writeAuditKey(evidence.AuditKey, "privault/dev-"+randomHex(4), nil); err != nil {
+			return err
+		}
+	}
 	metrics := newMetrics()
-	v, err := openVault(ctx, Database{DatabaseURL: app}, keys, func(c *vault.Config) { c.Log, c.Metrics = log, metrics })
-	if err != nil {
+	var unread error
+	v, err := openVault(ctx, Database{DatabaseURL: app}, keys, func(c *vault.Config) {
+		c.Log, c.Metrics = log, metrics
+		unread = evidence.into(c)
+	})
+	if err := errors.Join(err, unread); err != nil {
 		return err
 	}
 	defer v.Close()
@@ -240,28 +250,30 @@ func prepareDatabase(ctx context.Context, owner string, s *devState) (string, er
 }
 
 // localKey gives the key-encryption key: that of the development server which made this database, if its files are on this
-// machine, so that a second server on --database-url joins it as a replica with a tenant of its own; or else one in Data.
-func (d *devCmd) localKey(ctx context.Context, owner string) (Keys, error) {
+// machine, so that a second server on --database-url joins it as a replica with a tenant of its own; or else one in Data. The
+// key of the audit log lies in the same folder.
+func (d *devCmd) localKey(ctx context.Context, owner string) (keys Keys, folder string, err error) {
 	own := "local://" + d.file("kms.keyset")
 	c, err := pgx.Connect(ctx, owner)
 	if err != nil {
-		return Keys{}, err
+		return keys, "", err
 	}
 	defer c.Close(ctx)
 	err = c.QueryRow(ctx, `
 		select kms_uri from keystore.tenant_roots where tenant_id = '00000000-0000-0000-0000-000000000000'`).Scan(&own)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return Keys{}, err
+		return keys, "", err
 	}
 	path := strings.TrimPrefix(own, "local://")
 	if _, err := os.Stat(path); err != nil {
 		path = d.file("kms.keyset") // there is none yet, or the folder was moved
 	}
-	keys := Keys{KMS: "local://" + path + "?key-file=" + filepath.Join(filepath.Dir(path), "kms.key")}
+	folder = filepath.Dir(path)
+	keys.KMS = "local://" + path + "?key-file=" + filepath.Join(folder, "kms.key")
 	if err := kms.CreateLocal(keys.KMS, keys.options()); err != nil && !errors.Is(err, fs.ErrExist) {
-		return Keys{}, err
+		return keys, "", err
 	}
-	return keys, nil
+	return keys, folder, nil
 }
 
 // prepareTenant makes the development tenant and the sample, unless they are there.

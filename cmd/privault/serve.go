@@ -32,8 +32,12 @@ func (s *serveCmd) Run(ctx context.Context) error {
 	log, end := newLog(os.Stderr)
 	defer end()
 	metrics := newMetrics()
-	v, err := openVault(ctx, s.Database, s.Keys, func(c *vault.Config) { c.Log, c.Metrics = log, metrics })
-	if err != nil {
+	var unread error
+	v, err := openVault(ctx, s.Database, s.Keys, func(c *vault.Config) {
+		c.Log, c.Metrics = log, metrics
+		unread = s.into(c)
+	})
+	if err := errors.Join(err, unread); err != nil {
 		return err
 	}
 	defer v.Close()
@@ -120,6 +124,7 @@ func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) erro
 		})
 	}
 	g.Go(func() error { return s.work(ctx) })
+	g.Go(func() error { return s.sequence(ctx) })
 	s.log.InfoContext(ctx, "serving", "listen", public.Addr().String(), "ops_listen", ops.Addr().String(), "tls", s.public.tls != nil)
 	if ready != nil {
 		g.Go(func() error { return ready(public.Addr(), ops.Addr()) })

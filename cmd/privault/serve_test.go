@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,7 +68,19 @@ func (s *server) operations() caller { return caller{url: "http://" + s.ops} }
 // trial are settings that let a server run on the tests' Postgres, which has fsync off.
 func trial(databaseURL, kms string) []string {
 	return []string{"PRIVAULT_DATABASE_URL=" + databaseURL, "PRIVAULT_KMS=" + kms, "PRIVAULT_ALLOW_LOCAL_KMS=true",
-		"PRIVAULT_INSECURE_HTTP=true", "PRIVAULT_ALLOW_UNSAFE_DATABASE=true"}
+		"PRIVAULT_INSECURE_HTTP=true", "PRIVAULT_AUDIT_KEY=" + auditKey(kms), "PRIVAULT_ALLOW_UNSAFE_DATABASE=true"}
+}
+
+// auditKey is the file of the audit log's key, beside that of a local KMS; it is made when it isn't there.
+func auditKey(kms string) string {
+	path, _, _ := strings.Cut(strings.TrimPrefix(kms, "local://"), "?")
+	path += ".audit"
+	if _, err := os.Stat(path); err != nil {
+		if _, err := writeAuditKey(path, "test.example/audit", nil); err != nil {
+			return "" // which the server will not like
+		}
+	}
+	return path
 }
 
 // All that is wrong with the settings is said at once, with the code that says "starting again won't help".
@@ -76,21 +90,26 @@ func TestServeSettings(t *testing.T) {
 	_, otherKey := writeCertificate(t, t.TempDir())
 	garbage := filepath.Join(t.TempDir(), "garbage.pem")
 	write(t, garbage, "not a certificate")
-	fit := []string{"--database-url", "postgres://vault:secret-word@/vault", "--kms", "local:///nowhere", "--allow-local-kms", "--insecure-http"}
+	fit := []string{"--database-url", "postgres://vault:secret-word@/vault", "--kms", "local:///nowhere", "--allow-local-kms", "--insecure-http", "--audit-key", auditKey("local://" + filepath.Join(t.TempDir(), "kms"))}
 	with := func(args ...string) []string { return append(fit[:len(fit):len(fit)], args...) }
-	tls := func(args ...string) []string { return append(fit[:len(fit)-1:len(fit)-1], args...) }
+	tls := func(args ...string) []string {
+		return append(slices.Delete(slices.Clone(fit), len(fit)-3, len(fit)-2), args...)
+	}
 	for _, c := range []struct {
 		args   []string
 		faults []string
 	}{
-		{nil, []string{"--database-url (PRIVAULT_DATABASE_URL) is missing", "--kms (PRIVAULT_KMS) is missing", "--insecure-http"}},
+		{nil, []string{"--database-url (PRIVAULT_DATABASE_URL) is missing", "--kms (PRIVAULT_KMS) is missing", "--audit-key (PRIVAULT_AUDIT_KEY) is missing", "--insecure-http"}},
 		{[]string{"--kms", "local:///nowhere", "--listen", "8443", "--ops-listen", "nope", "--tls-cert", cert, "--max-conns", "1", "--key-cache-ttl", "1ms",
 			"--database-url", "postgres://vault:secret-word@db.example/vault?sslmode=disable", "--keystore-url", "http://keys.example/"},
-			[]string{"--allow-local-kms", "--listen is not host:port", "--ops-listen is not host:port", "--tls-cert and --tls-key go together",
+			[]string{"--allow-local-kms", "--audit-key (PRIVAULT_AUDIT_KEY) is missing", "--listen is not host:port", "--ops-listen is not host:port", "--tls-cert and --tls-key go together",
 				"--max-conns is 2 to 1000", "--key-cache-ttl", "--database-url names another machine", "--keystore-url is not a postgres:// URL"}},
 		{with("--keystore-url", "postgres://keys.example/?sslmode=disable"), []string{"--keystore-url names another machine"}},
 		{with("--keystore-url", "postgres:///keys?host=10.1.2.3&sslmode=disable"), []string{"--keystore-url names another machine"}},
 		{with("--tls-cert", cert, "--tls-key", key), []string{"--insecure-http and --tls-cert exclude each other"}},
+		{with("--audit-key", garbage), []string{"--audit-key"}},
+		{with("--audit-key", filepath.Join(t.TempDir(), "gone")), []string{"--audit-key"}},
+		{with("--audit-copy", filepath.Join(t.TempDir(), "gone", "copy")), []string{"--audit-copy"}},
 		{tls("--tls-key", key), []string{"--tls-cert and --tls-key go together"}},
 		{tls("--tls-cert", garbage, "--tls-key", key), []string{"the certificate"}},
 		{tls("--tls-cert", filepath.Join(t.TempDir(), "gone.pem"), "--tls-key", key), []string{"gone.pem"}},
@@ -128,7 +147,7 @@ func TestServeWithoutWhatItNeeds(t *testing.T) {
 	}{
 		"no Postgres":    {settings: trial("postgres://vault:secret-word@127.0.0.1:1/vault", kms), said: "127.0.0.1"},
 		"no schema":      {settings: trial(vaulttest.EmptyDatabase(t), kms), said: "privault migrate up"},
-		"no keyset file": {settings: trial(database, "local:///nowhere/keyset?key-file=/nowhere/key"), said: "/nowhere/key"},
+		"no keyset file": {settings: append(trial(database, "local:///nowhere/keyset?key-file=/nowhere/key"), "PRIVAULT_AUDIT_KEY="+auditKey(kms)), said: "/nowhere/key"},
 		"port in use":    {settings: trial(database, kms), args: []string{"--listen", taken.Addr().String()}, said: taken.Addr().String()},
 	} {
 		got := run1(t, c.settings, append([]string{"serve", "--ops-listen", "127.0.0.1:0"}, c.args...)...).want(t, exitFailed)

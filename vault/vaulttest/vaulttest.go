@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ import (
 	"github.com/privault/privault/kms/kmstest"
 	"github.com/privault/privault/migrations"
 	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/audit"
 	"github.com/privault/privault/vault/pgserver"
 	"github.com/privault/privault/vault/policy"
 )
@@ -185,7 +187,8 @@ func New(t testing.TB, options ...Option) *Bench {
 	t.Helper()
 	b := &Bench{KMS: kmstest.NewFaulty(kmstest.Local(t)), Log: &Log{}, t: t, offset: &atomic.Int64{}}
 	data := Database(t)
-	s := setup{config: vault.Config{DataURL: AppURL(data), KMS: b.KMS, MaxConns: 8, Now: b.Now, Log: b.Log.Logger()}}
+	s := setup{config: vault.Config{DataURL: AppURL(data), KMS: b.KMS, MaxConns: 8, Now: b.Now, Log: b.Log.Logger(),
+		AuditKeys: AuditKeys(t), AuditCopy: filepath.Join(t.TempDir(), "checkpoint")}}
 	for _, o := range options {
 		o(&s)
 	}
@@ -197,6 +200,38 @@ func New(t testing.TB, options ...Option) *Bench {
 	b.Config = s.config
 	b.Vault = b.Replica()
 	return b
+}
+
+// AuditKeys makes a key for an audit log.
+func AuditKeys(t testing.TB) *audit.Keys {
+	t.Helper()
+	private, _, err := audit.GenerateKey("test.example/audit")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := audit.ParseKeys(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+// Sequence takes every entry that is there into the audit log. The order waits for transactions that run anywhere on the
+// server, those of other tests too.
+func (b *Bench) Sequence() {
+	b.t.Helper()
+	entries := b.Count(`select count(*) from privault.audit_entries`)
+	for limit := time.Now().Add(time.Minute); ; {
+		if _, err := b.Vault.Sequence(context.Background()); err != nil {
+			b.t.Fatal("sequence: ", err)
+		}
+		if b.Count(`select size::int from privault.audit_head`) >= entries {
+			return
+		}
+		if time.Now().After(limit) {
+			b.t.Fatal("the sequencer does not get on")
+		}
+	}
 }
 
 // T is the test that the vault was opened for.
@@ -254,6 +289,22 @@ func (b *Bench) Until(so func() bool) {
 		<-tick.C
 	}
 	b.t.Fatal("what the test waits for doesn't come")
+}
+
+// Copy opens a vault with the same settings on a copy of the data database, which holds the keystore too.
+func (b *Bench) Copy() *Bench {
+	b.t.Helper()
+	c := *b
+	source, err := url.Parse(b.OwnerURL)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	name := fmt.Sprintf("c%d", databases.Add(1))
+	b.Close() // a template has no other sessions
+	ExecURL(b.t, server.URL("postgres"), fmt.Sprintf("create database %s template %s", name, strings.TrimPrefix(source.Path, "/")))
+	c.OwnerURL, c.KeysURL, c.Config.DataURL = OwnerURL(name), OwnerURL(name), AppURL(name)
+	b.Vault, c.Vault = b.Replica(), c.Replica()
+	return &c
 }
 
 // Now is the vault's clock.
