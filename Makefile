@@ -30,10 +30,14 @@ build: ## build ./bin/privault, with everything but PKCS#11
 
 # The race detector is C, so it needs cgo and a C compiler. PKG and ARGS narrow a run: make test PKG=./vault ARGS='-run Hold'
 PKG ?= ./...
+# PKCS#11 is tested against SoftHSM2, wherever it is; with CI set, its absence is a failure.
+SOFTHSM := $(firstword $(PRIVAULT_TEST_SOFTHSM) $(wildcard /usr/lib/softhsm/libsofthsm2.so))
+NOHSM   := no SoftHSM2 (Debian: apt-get install softhsm2): PKCS\#11 is not tested
 test: ## run all tests on a real Postgres, with the race detector
 	@command -v $$(go env CC | cut -d' ' -f1) >/dev/null || { echo "make test: the race detector needs a C compiler (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
 	@scripts/postgres.sh
-	CGO_ENABLED=1 go test -race -count=1 $(ARGS) $(PKG)
+	$(if $(SOFTHSM),,$(if $(CI),$(error $(NOHSM)),@echo "make test: $(NOHSM)" >&2))
+	CGO_ENABLED=1 go test -race -count=1 $(if $(SOFTHSM),-tags pkcs11) $(ARGS) $(PKG)
 	go test -tags nocloud -count=1 -run 'NoCloud|OpenUnknown' ./kms
 
 lint: lint-go lint-api ## formatting, vet and linters (.golangci.yml), and openapi.yaml (.redocly.yaml)
@@ -58,6 +62,7 @@ check: ## everything that must hold before a change lands
 	scripts/unchanged.sh $(MAKE) --no-print-directory generate schema
 	$(MAKE) --no-print-directory lint
 	go vet -tags nocloud ./...
+	CGO_ENABLED=1 go vet -tags pkcs11 ./kms
 	$(MAKE) --no-print-directory build
 	$(MAKE) --no-print-directory test
 
