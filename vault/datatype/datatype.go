@@ -40,11 +40,18 @@ type Type struct{ made *spec }
 // spec is what a type does. The functions get stored values; normalise and mask must bear any bytes.
 type spec struct {
 	name      string
-	textMax   int                 // for types stored as the decoded string: the most bytes it may have. Zero: stored as JSON text
-	check     func([]byte) *Fault // nil: nothing beyond the length
+	about     string                        // for people
+	examples  []string                      // values, as JSON
+	textMax   int                           // for types that are JSON strings: the most bytes a string may have. Zero: stored as JSON text
+	decode    func([]byte) ([]byte, *Fault) // of a string, what is stored; nil: the string itself
+	encode    func([]byte) ([]byte, error)  // the other way, to JSON
+	check     func([]byte) *Fault           // nil: nothing beyond the length
 	normalise func([]byte) []byte
 	mask      func([]byte) string
+	shows     shown // by mask
+	ends      ends
 	index     index
+	counted   func() *index // in its place, where it takes work to make
 }
 
 var noType = spec{check: checkNothing, normalise: bytes.Clone, mask: hide}
@@ -54,21 +61,6 @@ func (t Type) spec() *spec {
 		return &noType
 	}
 	return t.made
-}
-
-// specs are the types, sorted by name.
-var specs = [...]spec{
-	{"boolean", 0, checkBoolean, bytes.Clone, hide, index{exact: 2}},
-	{"date", maxValue, checkDate, bytes.Clone, maskDate, index{exact: century, year: yearOf}},
-	{"email", maxEmail, checkEmail, normaliseEmail, maskEmail, index{exact: many, domain: emailDomain}},
-	{"json", 0, checkJSON, normaliseJSON, hide, index{exact: many}},
-	{"name", maxName, checkName, normaliseText, maskName, index{exact: many, fold: foldText, prefix: letters, maxPrefix: longestPrefix}},
-	{"number", 0, checkNumber, normaliseNumber, hide, index{exact: many}},
-	{"pan", maxValue, checkPAN, normalisePAN, maskPAN, index{exact: many, last4: 10_000, fold: foldDigits(" -"), prefix: digits, maxPrefix: maxBIN}},
-	{"phone", maxValue, checkPhone, normalisePhone, maskPhone, index{exact: many, last4: 10_000, fold: foldDigits("+ -.()"), prefix: national, maxPrefix: longestPrefix}},
-	{"string", maxValue, nil, normaliseText, hide, index{exact: many, last4: 10_000, fold: foldText, prefix: letters, maxPrefix: longestPrefix}},
-	{"text", maxValue, nil, normaliseText, hide, index{exact: many}},
-	{"us_ssn", maxValue, checkSSN, normaliseSSN, maskSSN, index{exact: many, last4: 10_000, fold: foldDigits("-")}},
 }
 
 // Lookup finds a type by its exact name.
@@ -96,13 +88,19 @@ func (t Type) Name() string { return t.spec().name }
 // Parse gives the value in raw as it is stored, or says which rule it breaks. A JSON null is no value of any type.
 //
 // raw is one JSON value that jsontext has found valid under its default options, with white space around it or not. The
-// answer is the decoded string for the text types and the JSON text without the white space around it for number,
-// boolean and json. It may share raw's memory, so neither may be written to while the other is in use.
+// answer is the decoded string for the text types, the bytes behind the base64 for bytes, and the JSON text without the white
+// space around it for number, boolean and json. It may share raw's memory, so neither may be written to while the other is in use.
 func (t Type) Parse(raw []byte) ([]byte, *Fault) {
 	value, s := bytes.Trim(raw, " \t\r\n"), t.spec()
 	if s.textMax > 0 {
 		var f *Fault
 		if value, f = decodeText(value, s.textMax); f != nil {
+			return nil, f
+		}
+	}
+	if s.decode != nil {
+		var f *Fault
+		if value, f = s.decode(value); f != nil {
 			return nil, f
 		}
 	}
@@ -120,7 +118,10 @@ var errNotText = errors.New("datatype: the stored value is not UTF-8 text")
 // JSON gives a stored value as JSON again: a string that decodes to the identical bytes for the text types, the JSON text
 // itself for the others, which then shares value's memory. It fails on bytes that Parse never gave.
 func (t Type) JSON(value []byte) ([]byte, error) {
-	if t.spec().textMax == 0 {
+	switch s := t.spec(); {
+	case s.encode != nil:
+		return s.encode(value)
+	case s.textMax == 0:
 		return value, nil
 	}
 	quoted, err := jsontext.AppendQuote(make([]byte, 0, len(value)+2), value)
@@ -140,10 +141,15 @@ func (t Type) JSON(value []byte) ([]byte, error) {
 //   - pan, us_ssn: the digits
 //   - number: sign, digits and exponent, so that 1.50, 1.5 and 15e-1 are equal; exact, never by floating point
 //   - json: no white space, members sorted, strings in shortest form, numbers as they were sent
-//   - date, boolean: as stored
+//   - iban, postal_code: capitals and digits
+//   - address: as text, with line breaks, commas, semicolons and full stops as spaces
+//   - ip: RFC 5952; an IPv4 address inside an IPv6 one is the IPv4 address
+//   - url: RFC 3986 6.2.2 and 6.2.3: case, percent-encoding, dot segments, default port; the host as A-labels
+//   - date, date_of_birth, boolean, bytes: as stored
+//   - custom: the field's own steps
 func (t Type) Normalise(value []byte) []byte { return t.spec().normalise(value) }
 
-// Mask is what the view "masked" shows: enough for a support agent to recognise a value that somebody reads out, never
+// Mask is what the view "masked" shows of a field without a mask of its own (NewMask): enough for a support agent to recognise a value that somebody reads out, never
 // enough to know it. It answers for any bytes, in valid UTF-8, and doesn't contain the value, normalised or not.
 //
 //   - email: j***@example.com; ***@example.com for a local part of one letter
@@ -151,7 +157,11 @@ func (t Type) Normalise(value []byte) []byte { return t.spec().normalise(value) 
 //   - us_ssn: ***-**-6789
 //   - phone: +44********56; the calling code and the last two digits, as long as the E.164 number
 //   - name: J*** R***; the first letter of each of the first four words, *** for a word of one or two letters
-//   - date: 1978-**-**
+//   - date, date_of_birth: 1978-**-**
+//   - iban: DE****************3000; the country and the last four characters
+//   - postal_code: 94***; *** for one of fewer than five characters
+//   - ip: 192.0.*.*, 2001:db8:***
+//   - url: https://example.com/***; https://***.example.com/*** for a host below the registered domain
 //   - everything else: ***
 func (t Type) Mask(value []byte) string { return t.spec().mask(value) }
 

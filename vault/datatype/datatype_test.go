@@ -2,7 +2,13 @@ package datatype
 
 import (
 	"bytes"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"math/big"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -22,7 +28,10 @@ func lookup(tb testing.TB, name string) Type {
 }
 
 func TestTypes(t *testing.T) {
-	want := []string{"boolean", "date", "email", "json", "name", "number", "pan", "phone", "string", "text", "us_ssn"}
+	want := []string{
+		"address", "boolean", "bytes", "date", "date_of_birth", "email", "iban", "ip", "json", "name", "number", "pan", "phone",
+		"postal_code", "string", "text", "url", "us_ssn",
+	}
 	if diff := cmp.Diff(want, Names()); diff != "" {
 		t.Errorf("Names() (-want +got):\n%s", diff)
 	}
@@ -31,7 +40,7 @@ func TestTypes(t *testing.T) {
 			t.Errorf("Lookup(%q).Name() = %q", name, got)
 		}
 	}
-	for _, name := range []string{"", "Email", " email", "cvv", "int"} {
+	for _, name := range []string{"", "Email", " email", "cvv", "int", "custom"} {
 		if _, ok := Lookup(name); ok {
 			t.Errorf("Lookup(%q) found a type", name)
 		}
@@ -217,6 +226,86 @@ var rules = []struct {
 	{"us_ssn", `"12-345-6789"`, "ssn"},
 	{"us_ssn", `"12345678"`, "ssn"},
 	{"us_ssn", `"١٢٣-45-6789"`, "ssn"},
+
+	{"iban", `"DE89370400440532013000"`, ""},
+	{"iban", `"de89 3704 0044 0532 0130 00"`, ""},
+	{"iban", `"DE89370400440532013001"`, "mod97"},
+	{"iban", `"DE98370400440532013000"`, "mod97"},
+	{"iban", `"DE8937040044053201300"`, "iban"},       // too short for Germany
+	{"iban", `"DE893704004405320130000"`, "iban"},     // too long
+	{"iban", `"DE89370400440532O13000"`, "iban"},      // a letter where Germany has digits
+	{"iban", `"GB29 1WBK 6016 1331 9268 19"`, "iban"}, // a digit where Britain has letters
+	{"iban", `"US89370400440532013000"`, "iban-country"},
+	{"iban", `"DE"`, "iban"},
+	{"iban", `"DE89-3704-0044-0532-0130-00"`, "iban"},
+	{"iban", `"DE89  370400440532013000"`, "iban"},
+	{"iban", `" DE89370400440532013000"`, "iban"},
+	{"iban", `"ＤＥ89370400440532013000"`, "iban"},
+	{"iban", `"1289370400440532013000"`, "iban"},
+
+	{"date_of_birth", `"1978-05-06"`, ""},
+	{"date_of_birth", `"1850-01-01"`, ""},
+	{"date_of_birth", `"1849-12-31"`, "date-of-birth"},
+	{"date_of_birth", `"1978-02-30"`, "date-of-birth"},
+	{"date_of_birth", `"06.05.1978"`, "date-of-birth"},
+
+	{"address", `"1 Main St\r\nSpringfield, IL 62701"`, ""},
+	{"address", `"1 Main St\tSpringfield"`, "control"},
+	{"address", `"` + strings.Repeat("a", 1025) + `"`, "max-length"},
+
+	{"postal_code", `"94105"`, ""},
+	{"postal_code", `"94105-1234"`, ""},
+	{"postal_code", `"SW1A 1AA"`, ""},
+	{"postal_code", `"101"`, ""},        // Reykjavík
+	{"postal_code", `"1234567890"`, ""}, // Iran
+	{"postal_code", `"12"`, "postal-code"},
+	{"postal_code", `"12345678901"`, "postal-code"},
+	{"postal_code", `"ABCDE"`, "postal-code"},
+	{"postal_code", `"941 -05"`, "postal-code"},
+	{"postal_code", `"-94105"`, "postal-code"},
+	{"postal_code", `"９４１０５"`, "postal-code"},
+
+	{"ip", `"192.0.2.17"`, ""},
+	{"ip", `"2001:DB8::17"`, ""},
+	{"ip", `"::ffff:192.0.2.17"`, ""},
+	{"ip", `"192.0.2.017"`, "ip"},
+	{"ip", `"192.0.2"`, "ip"},
+	{"ip", `"192.0.2.256"`, "ip"},
+	{"ip", `"192.0.2.17/24"`, "ip"},
+	{"ip", `"192.0.2.17:80"`, "ip"},
+	{"ip", `"fe80::1%eth0"`, "ip"},
+	{"ip", `"[2001:db8::17]"`, "ip"},
+	{"ip", `" 192.0.2.17"`, "ip"},
+
+	{"url", `"https://example.com/a?b=c#d"`, ""},
+	{"url", `"HTTP://münchen.example:8080/ä"`, ""},
+	{"url", `"https://192.0.2.17/"`, ""},
+	{"url", `"https://[2001:db8::17]:8443/"`, ""},
+	{"url", `"https://jane:pass@example.com/"`, "url"},
+	{"url", `"https://example.com@evil.example/"`, "url"},
+	{"url", `"javascript:alert(1)"`, "url"},
+	{"url", `"ftp://example.com/"`, "url"},
+	{"url", `"//example.com/"`, "url"},
+	{"url", `"https:example.com"`, "url"},
+	{"url", `"https://example/"`, "url"},
+	{"url", `"https://"`, "url"},
+	{"url", `"https://example.com:99999/"`, "url"},
+	{"url", `"https://example.com/a b"`, "url"},
+	{"url", `"https://example.com\\@evil.example/"`, "url"},
+	{"url", `"https://example.com/\u202e"`, "url"},
+	{"url", `"https://example.com/%zz"`, "url"},
+	{"url", `"https://[fe80::1%25eth0]/"`, "url"},
+	{"url", `"https://example.com/` + strings.Repeat("a", 2048) + `"`, "url"},
+
+	{"bytes", `"3q2+7w=="`, ""},
+	{"bytes", `"\/\/\/\/"`, ""},
+	{"bytes", `"3q2-7w=="`, "base64"}, // the URL alphabet
+	{"bytes", `"3q2+7w"`, "base64"},   // no padding
+	{"bytes", `"3q2+7x=="`, "base64"}, // bits that the padding leaves over
+	{"bytes", `"3q2+\n7w=="`, "base64"},
+	{"bytes", `"` + strings.Repeat("AAAA", maxValue/3) + `AA=="`, ""},
+	{"bytes", `"` + strings.Repeat("AAAA", maxValue/3) + `AAA="`, "max-length"},
+	{"bytes", `""`, "min-length"},
 }
 
 func TestParseRules(t *testing.T) {
@@ -245,6 +334,9 @@ func TestParseKeepsEveryByte(t *testing.T) {
 		{"number", "\n1.50\t", "1.50"},
 		{"json", ` { "b" : 1.0, "a":"\u0061" } `, `{ "b" : 1.0, "a":"\u0061" }`},
 		{"boolean", ` true`, "true"},
+		{"bytes", `"AP8\u003d"`, "\x00\xff"},
+		{"iban", `"de89 3704 0044 0532 0130 00"`, "de89 3704 0044 0532 0130 00"},
+		{"url", `"HTTPS://Example.com:443/%7e"`, "HTTPS://Example.com:443/%7e"},
 	} {
 		got, f := lookup(t, test.typ).Parse([]byte(test.raw))
 		if f != nil || string(got) != test.want {
@@ -283,6 +375,23 @@ func values(t *rapid.T, name string) []byte {
 		text = rapid.StringMatching(`[1-9][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])`).Draw(t, "date")
 	case "email":
 		text = rapid.StringMatching(`[a-zA-Z0-9*éÉß+]{1,8}(\.[a-zA-Z*]{1,5})?@([a-zA-Z0-9äÖ]{1,8}\.){1,3}(com|DE|рф)`).Draw(t, "email")
+	case "date_of_birth":
+		text = rapid.StringMatching(`19[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])`).Draw(t, "birth")
+	case "iban":
+		text = ibans(t)
+	case "address":
+		text = "a" + rapid.StringOf(rapid.RuneFrom([]rune("aJé 1,.;\n\u0301*ßΣ田'-/"))).Draw(t, "address")
+	case "postal_code":
+		text = rapid.StringMatching(`[0-9]([ -]?[A-Za-z0-9]){2,9}`).Draw(t, "code")
+	case "ip":
+		text = rapid.OneOf(rapid.StringMatching(`(1[0-9]|[1-9])(\.(1[0-9]{2}|[1-9]?[0-9])){3}`), rapid.StringMatching(`[0-9A-Fa-f]{1,4}(:[0-9a-f]{1,4}){7}`), rapid.StringMatching(`[0-9A-F]{0,4}::[0-9a-f]{1,4}`)).Draw(t, "ip")
+	case "url":
+		text = rapid.StringMatching(`(http|HTTPS)://([a-zäÖ0-9]{1,6}\.){1,3}(com|co\.uk|DE|github\.io)(:[1-9][0-9]{1,3})?(/[a-zA-Z*.%]{0,3}|/%2[0-9a-fA-F]|/\.\.){0,4}(\?[a-z*%/=&]{0,6})?(#[a-z*é]{0,5})?`).Draw(t, "url")
+		if _, ok := parseURL([]byte(text)); !ok {
+			t.Skip("a stray percent sign")
+		}
+	case "bytes":
+		text = base64.StdEncoding.EncodeToString(rapid.OneOf(rapid.SliceOfN(rapid.Byte(), 1, 40), rapid.SliceOfN(rapid.Just(byte('*')), 1, 5)).Draw(t, "bytes"))
 	case "name":
 		text = "a" + rapid.StringOf(rapid.RuneFrom([]rune("aJé \u0301*ßΣ田\u00a0'-"))).Draw(t, "name")
 	case "pan":
@@ -311,6 +420,31 @@ func values(t *rapid.T, name string) []byte {
 		t.Fatalf("quoting %q: %v", text, err)
 	}
 	return raw
+}
+
+// ibans makes an IBAN of any country: the form filled, and the check digits reckoned by ISO 13616's own recipe.
+func ibans(t *rapid.T) string {
+	country := rapid.SampledFrom(slices.Sorted(maps.Keys(ibanForms))).Draw(t, "country")
+	form := regexp.MustCompile(`([0-9]+)([nac])`).ReplaceAllStringFunc(ibanForms[country], func(s string) string {
+		class := map[byte]string{'n': "[0-9]", 'a': "[A-Z]", 'c': "[A-Z0-9]"}[s[len(s)-1]]
+		return class + "{" + s[:len(s)-1] + "}"
+	})
+	bban := rapid.StringMatching(form).Draw(t, "bban")
+	number := ""
+	for _, c := range bban + country + "00" {
+		if c >= 'A' {
+			number += strconv.Itoa(int(c-'A') + 10)
+		} else {
+			number += string(c)
+		}
+	}
+	n, _ := new(big.Int).SetString(number, 10)
+	check := 98 - new(big.Int).Mod(n, big.NewInt(97)).Int64()
+	text := fmt.Sprintf("%s%02d%s", country, check, bban)
+	if rapid.Bool().Draw(t, "grouped") {
+		text = text[:4] + " " + strings.ToLower(text[4:9]) + " " + text[9:]
+	}
+	return text
 }
 
 func jsonValues(t *rapid.T, depth int) []byte {

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // The kinds of index. prefix:n is spelled with its number: prefix:6.
@@ -39,6 +41,14 @@ type index struct {
 	maxPrefix    int
 }
 
+func (t Type) index() *index {
+	s := t.spec()
+	if s.counted != nil {
+		return s.counted()
+	}
+	return &s.index
+}
+
 // kind is a kind of index, taken apart.
 type kind struct {
 	name   string
@@ -62,7 +72,7 @@ func parseKind(name string) kind {
 // population's values are, for numbers and dates what people have and not what can be written. Zero: the type offers no
 // such index.
 func (t Type) Cardinality(name string) int {
-	x := &t.spec().index
+	x := t.index()
 	switch k := parseKind(name); {
 	case k.name == Exact:
 		return x.exact
@@ -86,7 +96,7 @@ func (t Type) Kinds() []string {
 			kinds = append(kinds, name)
 		}
 	}
-	for n := 1; n <= t.spec().index.maxPrefix; n++ {
+	for n := 1; n <= t.index().maxPrefix; n++ {
 		kinds = append(kinds, prefix+strconv.Itoa(n))
 	}
 	return kinds
@@ -98,7 +108,7 @@ func (t Type) Derive(name string, value []byte) ([]byte, bool) {
 	if t.Cardinality(name) == 0 {
 		return nil, false
 	}
-	x, k := &t.spec().index, parseKind(name)
+	x, k := t.index(), parseKind(name)
 	switch k.name {
 	case Exact:
 		return t.Normalise(value), true
@@ -130,7 +140,7 @@ func (t Type) Seek(name string, raw []byte) ([]byte, *Fault) {
 	if t.Cardinality(name) == 0 {
 		return nil, fault("index", "the field's type has no such index")
 	}
-	x, k := &t.spec().index, parseKind(name)
+	x, k := t.index(), parseKind(name)
 	if k.name == Exact {
 		value, f := t.Parse(raw)
 		if f != nil {
@@ -188,9 +198,10 @@ func last(text []byte, n int) ([]byte, bool) {
 	return text[at:], true
 }
 
-// foldText leaves white space out: nobody knows whether a prefix of five has the space in it.
+// foldText leaves white space out: nobody knows whether a prefix of five has the space in it. An accent that stood behind
+// a space then meets a letter.
 func foldText(text []byte) ([]byte, bool) {
-	return bytes.ReplaceAll(normaliseText(text), []byte(" "), nil), true
+	return norm.NFC.Bytes(bytes.ReplaceAll(normaliseText(text), []byte(" "), nil)), true
 }
 
 // foldDigits gives the digits between separators.

@@ -41,6 +41,12 @@ func TestDerive(t *testing.T) {
 		{"boolean", "exact", "true", "true"},
 		{"boolean", "year", "true", ""},
 		{"number", "exact", "1.50", "15e-1"},
+		{"iban", "last4", "DE89 3704 0044 0532 0130 00", "3000"},
+		{"url", "domain", "https://WWW.Example.com/x", "www.example.com"},
+		{"url", "domain", "https://192.0.2.17/x", ""},
+		{"date_of_birth", "year", "1978-05-06", "1978"},
+		{"postal_code", "prefix:4", "sw1a 1aa", "SW1A"},
+		{"postal_code", "prefix:5", "94105-1234", "94105"},
 		{"name", "prefix:0", "Jane", ""},
 		{"name", "prefix:01", "Jane", ""},
 		{"name", "prefix:13", "Jane Quinlan Roe-Exampleton", ""},
@@ -80,6 +86,8 @@ func TestSeek(t *testing.T) {
 		{"date", "year", `1978`, "", "type"},
 		{"date", "prefix:4", `"1978"`, "", "index"},
 		{"name", "prefix:3", `""`, "", "min-length"},
+		{"postal_code", "prefix:4", `"sw1a "`, "SW1A", ""},
+		{"iban", "last4", `"30 00"`, "3000", ""},
 	} {
 		got, f := lookup(t, test.typ).Seek(test.kind, []byte(test.raw))
 		if string(got) != test.want || (f == nil) != (test.rule == "") || f != nil && f.Rule != test.rule {

@@ -35,6 +35,16 @@ func TestNormalise(t *testing.T) {
 		{"number", "-0.00e7", "0"},
 		{"number", "1e99999999999999999999", "1e99999999999999999999"},
 		{"number", "10e99999999999999999999", "1e100000000000000000000"},
+		{"iban", "de89 3704 0044 0532 0130 00", "DE89370400440532013000"},
+		{"address", "1 Main St.,\nSpringfield", "1 main st springfield"},
+		{"postal_code", "sw1a 1aa", "SW1A1AA"},
+		{"ip", "2001:0DB8:0:0::17", "2001:db8::17"},
+		{"ip", "::ffff:192.0.2.17", "192.0.2.17"},
+		{"url", "HTTP://MÜNCHEN.example:80/%7ejane/./a/../b%2f?q=%c3%a9#", "http://xn--mnchen-3ya.example/~jane/b%2F?q=%C3%A9"},
+		{"url", "https://example.com", "https://example.com/"},
+		{"url", "https://example.com:8443/%2e%2e/ä", "https://example.com:8443/%C3%A4"},
+		{"url", "https://[2001:DB8::0017]/", "https://[2001:db8::17]/"},
+		{"bytes", "\x00\xff", "\x00\xff"},
 		{"json", `{ "b":1.0, "a" : "\u0061" }`, `{"a":"a","b":1.0}`},
 		{"json", `9007199254740993`, `9007199254740993`}, // 2^53 + 1 stays apart from 2^53
 	} {
