@@ -15,12 +15,13 @@ type collection struct {
 	Name    string `json:"name"`
 	Version int32  `json:"version"`
 	vault.Definition
-	Created string `json:"created_at"`
-	Updated string `json:"updated_at"`
+	Stale   []string `json:"stale_indexes,omitempty"`
+	Created string   `json:"created_at"`
+	Updated string   `json:"updated_at"`
 }
 
 func wire(c *vault.Collection) collection {
-	return collection{c.Name, c.Version, c.Definition, formatTime(c.Created), formatTime(c.Updated)}
+	return collection{c.Name, c.Version, c.Definition, c.Stale(), formatTime(c.Created), formatTime(c.Updated)}
 }
 
 func (s *Server) putCollection(c echo.Context) error {

@@ -33,6 +33,10 @@ type FieldDefinition struct {
 	Required       bool            `json:"required,omitempty"`
 	Index          []string        `json:"index,omitempty"`
 	Token          TokenDefinition `json:"token,omitzero"`
+
+	Pattern   string                   `json:"pattern,omitempty"`   // of the type custom
+	Normalise []string                 `json:"normalise,omitempty"` // likewise
+	Mask      *datatype.MaskDefinition `json:"mask,omitempty"`      // nil: the type's
 }
 
 // TokenDefinition says what stands in for a field's values: random (the default), a pointer token; none, no token.
@@ -60,11 +64,12 @@ const (
 	kmsHierarchical = "hierarchical"
 	maxFields       = 200
 	maxDescription  = 1000
+	restricted      = "restricted"
 	subjectField    = 0 // the number under which a record's own subject reference is sealed
 )
 
 var (
-	classifications  = []string{"public", "internal", "confidential", "restricted"} // each stricter than the one before
+	classifications  = []string{"public", "internal", "confidential", restricted} // each stricter than the one before
 	nameOfCollection = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 )
 
@@ -78,6 +83,8 @@ type Collection struct {
 	id     ID
 	fields map[string]*field
 	order  []*field // by number
+
+	normalisers map[string]int // the versions by which fields' values are matched
 }
 
 // field is what the vault works with: the number is the field's for good, and part of every token and ciphertext.
@@ -85,6 +92,8 @@ type field struct {
 	name     string
 	number   uint16
 	typ      datatype.Type
+	mask     datatype.Mask
+	stale    bool // values were matched by another normaliser than today's
 	required bool
 	token    bool
 
@@ -110,10 +119,12 @@ func (c *Collection) named(values map[string]Secret) []*field {
 	return fields
 }
 
-// stored is the form of a Definition in the database: with the numbers.
+// stored is the form of a Definition in the database: with the numbers, and the versions of the normaliser that the
+// fields' digests are made with.
 type stored struct {
 	Definition
-	Numbers map[string]uint16 `json:"numbers"`
+	Numbers     map[string]uint16 `json:"numbers"`
+	Normalisers map[string]int    `json:"normalisers"`
 }
 
 func (c *Collection) adopt(raw []byte) error {
@@ -121,15 +132,15 @@ func (c *Collection) adopt(raw []byte) error {
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return fmt.Errorf("a stored collection does not parse: %w", err)
 	}
-	c.Definition = s.Definition
+	c.Definition, c.normalisers = s.Definition, s.adoptNormalisers()
 	c.fields = make(map[string]*field, len(s.Fields))
 	for name, d := range s.Fields {
-		typ, known := datatype.Lookup(d.Type)
-		if !known {
-			return fmt.Errorf("a stored collection has the unknown type %s", d.Type)
+		typ, mask, err := d.recall()
+		if err != nil {
+			return fmt.Errorf("field %s of a stored collection: %w", name, err)
 		}
 		f := &field{name: name, number: s.Numbers[name], typ: typ, required: d.Required, token: d.Token.Strategy == strategyRandom,
-			classification: d.Classification}
+			classification: d.Classification, mask: mask, stale: d.matched() && c.normalisers[name] != datatype.NormaliserVersion}
 		c.fields[name] = f
 		c.order = append(c.order, f)
 	}
@@ -186,11 +197,7 @@ func (f *FieldDefinition) check(at string, bad func(pointer, rule, detail string
 	if f.Token.Strategy == "" {
 		f.Token.Strategy = strategyRandom
 	}
-	if reason, refused := datatype.Refused(f.Type); refused {
-		bad(at+"/type", "not-storable", reason)
-	} else if _, known := datatype.Lookup(f.Type); !known {
-		bad(at+"/type", "type", "the types are "+list(datatype.Names()))
-	}
+	f.checkType(at, bad)
 	if !slices.Contains(classifications, f.Classification) {
 		bad(at+"/classification", "classification", "the classifications are "+list(classifications))
 	}
@@ -222,6 +229,12 @@ func strands(before, after Definition) error {
 			bad(name, "", "removed")
 		case is.Type != was.Type:
 			bad(name, "/type", "changed")
+		case is.Pattern != was.Pattern:
+			bad(name, "/pattern", "changed")
+		case !slices.Equal(is.Normalise, was.Normalise):
+			bad(name, "/normalise", "changed")
+		case was.Classification == restricted && is.loosens(was):
+			bad(name, "/mask", "loosened")
 		case is.Required && !was.Required:
 			bad(name, "/required", "tightened")
 		case is.Token.Strategy != was.Token.Strategy && was.Token.Strategy != strategyNone:
@@ -285,7 +298,7 @@ func (t *txn) createCollection(ctx context.Context, c *Collection, d Definition)
 		return err
 	}
 	c.id, c.Created, c.Updated = id, t.now, t.now
-	raw, err := json.Marshal(stored{d, numbers(d, nil)})
+	raw, err := json.Marshal(stored{d, numbers(d, nil), normalisers(d, nil)})
 	if err != nil {
 		return err
 	}
@@ -309,6 +322,7 @@ func (t *txn) evolveCollection(ctx context.Context, c, before *Collection, d Def
 	if reflect.DeepEqual(before.Definition, d) {
 		return nil
 	}
+	t.noteLoosened(before, d)
 	if err := t.lockCollection(ctx, before.id); err != nil {
 		return err
 	}
@@ -316,7 +330,7 @@ func (t *txn) evolveCollection(ctx context.Context, c, before *Collection, d Def
 	for name, f := range before.fields {
 		had[name] = f.number
 	}
-	raw, err := json.Marshal(stored{d, numbers(d, had)})
+	raw, err := json.Marshal(stored{d, numbers(d, had), normalisers(d, before)})
 	if err != nil {
 		return err
 	}

@@ -192,7 +192,7 @@ func (r *reader) show(o *opened, f *field, view policy.View, action policy.Actio
 	}
 	var shown []byte
 	if view == policy.Masked {
-		shown, err = json.Marshal(f.typ.Mask(plain))
+		shown, err = json.Marshal(f.mask.Of(plain))
 	} else {
 		shown, err = f.typ.JSON(plain)
 	}

@@ -38,7 +38,7 @@ type resource struct {
 	Collection string   `json:"collection,omitempty"`
 	Fields     []string `json:"fields,omitempty"`
 	View       string   `json:"view,omitempty"`
-	Outcome    string   `json:"outcome,omitempty"` // denied: asked for and not shown
+	Outcome    string   `json:"outcome,omitempty"` // denied: asked for and not shown; loosened: their masks show more from now on
 	Rule       string   `json:"rule,omitempty"`    // what decided on this view, where a call has several rulings
 	Records    []string `json:"records,omitempty"`
 	Principal  string   `json:"principal,omitempty"`
@@ -50,6 +50,8 @@ const (
 	outcomeOK     = "ok"
 	outcomeDenied = "denied"
 	outcomeFailed = "failed"
+
+	outcomeLoosened = "loosened"
 )
 
 // open starts the entry of an operation.

@@ -274,8 +274,8 @@ func compacted(normalise func([]byte) []byte, check func([]byte) *Fault, drop st
 	}
 }
 
-// Describe says, for people, which masks a type's fields may have.
-func (t Type) Describe() MaskLimits {
+// Masks says which masks a field of the type may have.
+func (t Type) Masks() MaskLimits {
 	s, out := t.spec(), MaskLimits{Reveal: []string{revealNone}}
 	if s.ends.of != nil {
 		out.RevealFirst, out.RevealLast = s.ends.first, s.ends.last

@@ -195,14 +195,14 @@ func maskDefinitions(t *rapid.T) MaskDefinition {
 
 func TestShowsMore(t *testing.T) {
 	typ := lookup(t, "email")
-	make := func(d MaskDefinition) Mask {
+	of := func(d MaskDefinition) Mask {
 		m, f := typ.NewMask(d)
 		if f != nil {
 			t.Fatal(f)
 		}
 		return m
 	}
-	none, domain, three := make(MaskDefinition{Reveal: "none"}), make(MaskDefinition{Reveal: "domain"}), make(MaskDefinition{RevealFirst: 3})
+	none, domain, three := of(MaskDefinition{Reveal: "none"}), of(MaskDefinition{Reveal: "domain"}), of(MaskDefinition{RevealFirst: 3})
 	for _, test := range []struct {
 		is, was Mask
 		want    bool

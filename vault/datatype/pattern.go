@@ -164,7 +164,7 @@ func walk(re *syntax.Regexp, normal letter) (tally, bool) {
 		at    state
 		paths int
 	}
-	start := a.close(nil, uint32(program.Start)) //nolint:gosec // a program has few instructions
+	start := a.close(nil, uint32(program.Start))
 	fronts := map[string]front{start.key(): {start, 1}}
 	found := tally{prefixes: make([]int, longestPrefix+1)}
 	for n := 0; n <= maxCustom && len(fronts) > 0 && (n <= longestPrefix || found.words < many); n++ {
