@@ -73,6 +73,7 @@ func (s *Server) routes() *echo.Echo {
 
 	v1 := e.Group("/v1", s.authenticate)
 	v1.RouteNotFound("/*", s.noRoute) // below /v1, strangers hear 401 whatever they ask for
+	v1.GET("/types", s.listTypes)
 	v1.GET("/collections", s.listCollections)
 	v1.PUT("/collections/:collection", s.putCollection)
 	v1.GET("/collections/:collection", s.getCollection)

@@ -1,10 +1,12 @@
 package vault
 
 import (
+	"context"
 	"errors"
 	"slices"
 
 	"github.com/privault/privault/vault/datatype"
+	"github.com/privault/privault/vault/policy"
 )
 
 // What a field's definition says of its values: their type, their mask, and the normaliser that they are matched by.
@@ -134,4 +136,15 @@ func (c *Collection) Stale() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// Types documents the types that fields can have. It shows nothing of a tenant's, and leaves an entry as every read does.
+func (v *Vault) Types(ctx context.Context, who Caller) ([]datatype.Description, error) {
+	err := v.within(ctx, who, policy.ReadCollection, func(t *txn) error {
+		return t.entry.requireCollection(policy.ReadCollection, everyCollection)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return datatype.Describe(), nil
 }

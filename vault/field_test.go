@@ -38,15 +38,15 @@ func TestEveryTypeComesBackAndIsMasked(t *testing.T) {
 		fields[name], values[name], want[name] = d, vault.NewSecret([]byte(value)), shown
 	}
 	for _, d := range datatype.Describe() {
-		add(d.Name, vault.FieldDefinition{Type: d.Name}, string(d.Examples[0].Value), d.Examples[0].Masked)
+		add(d.Name, vault.FieldDefinition{Type: d.Name, Pattern: d.Pattern, Normalise: d.Normalise}, string(d.Examples[0].Value), d.Examples[0].Masked)
 	}
 	mask := func(typ string, m datatype.MaskDefinition) vault.FieldDefinition {
 		return vault.FieldDefinition{Type: typ, Mask: &m}
 	}
 	add("own_pan", mask("pan", datatype.MaskDefinition{RevealFirst: 6, RevealLast: 4}), `"4111 1111 1111 1111"`, "411111******1111")
 	add("own_ssn", mask("us_ssn", datatype.MaskDefinition{Template: "***-**-{last4}"}), `"123456789"`, "***-**-6789")
-	add("own_email", mask("email", datatype.MaskDefinition{Reveal: "domain"}), `"jane@example.com"`, "***@example.com")
-	add("own_birth", mask("date_of_birth", datatype.MaskDefinition{Reveal: "none"}), `"1978-05-06"`, "***")
+	add("own_email", mask("email", datatype.MaskDefinition{Part: "domain"}), `"jane@example.com"`, "***@example.com")
+	add("own_birth", mask("date_of_birth", datatype.MaskDefinition{Part: "none"}), `"1978-05-06"`, "***")
 	plate := mask("custom", datatype.MaskDefinition{Template: "{first2}-***"})
 	plate.Pattern, plate.Normalise = `^[A-Z]{2}[0-9]{6}$`, []string{"lower"}
 	add("plate", plate, `"AB123456"`, "AB-***")
@@ -94,7 +94,7 @@ func TestFieldsThatAreRefused(t *testing.T) {
 		{vault.FieldDefinition{Type: "us_ssn", Mask: &datatype.MaskDefinition{RevealLast: 9}}, "mask", "mask"},
 		{vault.FieldDefinition{Type: "custom", Pattern: `^[0-9]{4}$`, Mask: &datatype.MaskDefinition{RevealLast: 4}}, "mask", "mask"},
 		{vault.FieldDefinition{Type: "string", Mask: &datatype.MaskDefinition{}}, "mask", "mask"},
-		{vault.FieldDefinition{Type: "cvv", Mask: &datatype.MaskDefinition{Reveal: "none"}}, "type", "not-storable"},
+		{vault.FieldDefinition{Type: "cvv", Mask: &datatype.MaskDefinition{Part: "none"}}, "type", "not-storable"},
 	} {
 		_, _, err := v.PutCollection(t.Context(), who, "c", define(map[string]vault.FieldDefinition{"f": story.field}), 0)
 		wantKind(t, fmt.Sprint(i), err, vault.Invalid)
@@ -110,7 +110,7 @@ func TestMasksEvolve(t *testing.T) {
 	v := vaulttest.New(t)
 	who := v.Tenant()
 	last := func(n int) *datatype.MaskDefinition { return &datatype.MaskDefinition{RevealLast: n} }
-	none := &datatype.MaskDefinition{Reveal: "none"}
+	none := &datatype.MaskDefinition{Part: "none"}
 	pattern := vault.FieldDefinition{Type: "custom", Pattern: `^[a-z]{8}$`, Normalise: []string{"trim"}}
 	otherPattern, otherSteps := pattern, pattern
 	otherPattern.Pattern, otherSteps.Normalise = `^[a-z]{9}$`, nil
@@ -186,5 +186,22 @@ func TestAStaleNormaliserIsReported(t *testing.T) {
 	v.Exec(`update privault.collections set definition = definition - 'normalisers'`)
 	if got, want := stale(), datatype.NormaliserVersion != 1; len(got) > 0 != want {
 		t.Errorf("without versions, stale are %v", got)
+	}
+}
+
+func TestReadingTheTypesLeavesAnEntry(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.New(t)
+	who := v.Tenant()
+	if types, err := v.Types(t.Context(), who); err != nil || len(types) != len(datatype.Names())+1 {
+		t.Errorf("%d types, %v", len(types), err)
+	}
+	nobody := vaulttest.As(who)
+	_, err := v.Types(t.Context(), nobody)
+	wantKind(t, "without a role", err, vault.Forbidden)
+	for outcome, want := range map[string]int{"ok": 1, "denied": 1} {
+		if got := v.Count(`select count(*) from privault.audit_entries where action = 'collection.read' and outcome = $1`, outcome); got != want {
+			t.Errorf("%d entries %s, want %d", got, outcome, want)
+		}
 	}
 }

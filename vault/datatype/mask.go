@@ -15,7 +15,7 @@ import (
 type MaskDefinition struct {
 	RevealFirst int    `json:"reveal_first,omitempty"`
 	RevealLast  int    `json:"reveal_last,omitempty"`
-	Reveal      string `json:"reveal,omitempty"` // domain, year or none
+	Part        string `json:"reveal,omitempty"` // domain, year or none
 	Template    string `json:"template,omitempty"`
 }
 
@@ -65,15 +65,15 @@ func (t Type) NewMask(d MaskDefinition) (Mask, *Fault) {
 	m := Mask{typ: t, own: true, shows: shown{first: d.RevealFirst, last: d.RevealLast}}
 	isEnds := d.RevealFirst != 0 || d.RevealLast != 0
 	switch {
-	case isEnds && (d.Reveal != "" || d.Template != ""), d.Reveal != "" && d.Template != "", d == MaskDefinition{}:
+	case isEnds && (d.Part != "" || d.Template != ""), d.Part != "" && d.Template != "", d == MaskDefinition{}:
 		return Mask{}, fault("mask", "a mask has reveal_first and reveal_last, or reveal, or template")
-	case d.Reveal == revealNone:
+	case d.Part == revealNone:
 		return m, nil
-	case d.Reveal == Domain:
+	case d.Part == Domain:
 		m.shows.domain = true
-	case d.Reveal == Year:
+	case d.Part == Year:
 		m.shows.year = true
-	case d.Reveal != "":
+	case d.Part != "":
 		return Mask{}, fault("mask", "reveal is domain, year or none")
 	case d.Template != "":
 		var f *Fault
@@ -276,15 +276,18 @@ func compacted(normalise func([]byte) []byte, check func([]byte) *Fault, drop st
 
 // Masks says which masks a field of the type may have.
 func (t Type) Masks() MaskLimits {
-	s, out := t.spec(), MaskLimits{Reveal: []string{revealNone}}
+	s, out := t.spec(), MaskLimits{Parts: []string{revealNone}}
 	if s.ends.of != nil {
 		out.RevealFirst, out.RevealLast = s.ends.first, s.ends.last
+		if most := s.ends.fewest - s.ends.hidden; s.ends.fewest > 0 {
+			out.RevealFirst, out.RevealLast = min(out.RevealFirst, most), min(out.RevealLast, most)
+		}
 	}
 	if s.index.domain != nil {
-		out.Reveal = append(out.Reveal, Domain)
+		out.Parts = append(out.Parts, Domain)
 	}
 	if s.index.year != nil {
-		out.Reveal = append(out.Reveal, Year)
+		out.Parts = append(out.Parts, Year)
 	}
 	return out
 }
@@ -293,13 +296,13 @@ func (t Type) Masks() MaskLimits {
 type MaskLimits struct {
 	RevealFirst int      `json:"reveal_first"`
 	RevealLast  int      `json:"reveal_last"`
-	Reveal      []string `json:"reveal"`
+	Parts       []string `json:"reveal"`
 }
 
 // String is for the documentation's table.
 func (l MaskLimits) String() string {
 	if l.RevealFirst+l.RevealLast == 0 {
-		return strings.Join(l.Reveal, ", ")
+		return strings.Join(l.Parts, ", ")
 	}
-	return fmt.Sprintf("first %d, last %d, %s", l.RevealFirst, l.RevealLast, strings.Join(l.Reveal, ", "))
+	return fmt.Sprintf("first %d, last %d, %s", l.RevealFirst, l.RevealLast, strings.Join(l.Parts, ", "))
 }

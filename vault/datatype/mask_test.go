@@ -92,19 +92,19 @@ func TestNewMask(t *testing.T) {
 		{"pan", MaskDefinition{RevealLast: 5}, "", ""},
 		{"pan", MaskDefinition{Template: "{first8}{last5}"}, "", ""},
 		{"pan", MaskDefinition{Template: "{first6} ... {last4}"}, "4111111111111111", "411111 ... 1111"},
-		{"pan", MaskDefinition{Reveal: "none"}, "4111111111111111", "***"},
-		{"pan", MaskDefinition{Reveal: "domain"}, "", ""},
+		{"pan", MaskDefinition{Part: "none"}, "4111111111111111", "***"},
+		{"pan", MaskDefinition{Part: "domain"}, "", ""},
 		{"us_ssn", MaskDefinition{Template: "***-**-{last4}"}, "123456789", "***-**-6789"},
 		{"us_ssn", MaskDefinition{RevealLast: 2}, "123-45-6789", "*******89"},
 		{"us_ssn", MaskDefinition{RevealFirst: 3, RevealLast: 4}, "", ""},
 		{"us_ssn", MaskDefinition{RevealLast: 9}, "", ""},
-		{"email", MaskDefinition{Reveal: "domain"}, "Jane@Example.com", "***@example.com"},
+		{"email", MaskDefinition{Part: "domain"}, "Jane@Example.com", "***@example.com"},
 		{"email", MaskDefinition{RevealFirst: 3}, "jane@example.com", "jan***"},
 		{"email", MaskDefinition{Template: "{first1}…@{domain}"}, "jane@example.com", "j…@example.com"},
-		{"email", MaskDefinition{Reveal: "year"}, "", ""},
-		{"url", MaskDefinition{Reveal: "domain"}, "https://www.example.com/jane", "***www.example.com***"},
-		{"date_of_birth", MaskDefinition{Reveal: "year"}, "1978-05-06", "1978-**-**"},
-		{"date_of_birth", MaskDefinition{Reveal: "none"}, "1978-05-06", "***"},
+		{"email", MaskDefinition{Part: "year"}, "", ""},
+		{"url", MaskDefinition{Part: "domain"}, "https://www.example.com/jane", "***www.example.com***"},
+		{"date_of_birth", MaskDefinition{Part: "year"}, "1978-05-06", "1978-**-**"},
+		{"date_of_birth", MaskDefinition{Part: "none"}, "1978-05-06", "***"},
 		{"date_of_birth", MaskDefinition{Template: "born in {year}"}, "1978-05-06", "born in 1978"},
 		{"date", MaskDefinition{RevealFirst: 4}, "", ""},
 		{"phone", MaskDefinition{RevealLast: 4}, "+44 20 7183 8750", "+********8750"},
@@ -119,7 +119,7 @@ func TestNewMask(t *testing.T) {
 		{"name", MaskDefinition{RevealFirst: 1}, "Jane Roe", "J***"},
 		{"text", MaskDefinition{RevealFirst: 1}, "", ""},
 		{"bytes", MaskDefinition{RevealFirst: 1}, "", ""},
-		{"boolean", MaskDefinition{Reveal: "none"}, "true", "***"},
+		{"boolean", MaskDefinition{Part: "none"}, "true", "***"},
 		{"custom", MaskDefinition{RevealFirst: 2}, "AB123456", "AB******"},
 		{"custom", MaskDefinition{Template: "**{last3}"}, "AB123456", "**456"},
 		{"custom", MaskDefinition{RevealFirst: 2, RevealLast: 4}, "AB123456", "AB**3456"},
@@ -127,9 +127,9 @@ func TestNewMask(t *testing.T) {
 		{"custom", MaskDefinition{RevealLast: 8}, "", ""},
 		{"string", MaskDefinition{}, "", ""},
 		{"string", MaskDefinition{RevealFirst: -1}, "", ""},
-		{"string", MaskDefinition{RevealFirst: 1, Reveal: "none"}, "", ""},
-		{"string", MaskDefinition{Reveal: "none", Template: "x"}, "", ""},
-		{"string", MaskDefinition{Reveal: "all"}, "", ""},
+		{"string", MaskDefinition{RevealFirst: 1, Part: "none"}, "", ""},
+		{"string", MaskDefinition{Part: "none", Template: "x"}, "", ""},
+		{"string", MaskDefinition{Part: "all"}, "", ""},
 		{"string", MaskDefinition{Template: "{value}"}, "", ""},
 		{"string", MaskDefinition{Template: "{last4"}, "", ""},
 		{"string", MaskDefinition{Template: "last4}"}, "", ""},
@@ -187,7 +187,7 @@ func maskDefinitions(t *rapid.T) MaskDefinition {
 	case 0:
 		return MaskDefinition{RevealFirst: n.Draw(t, "first"), RevealLast: n.Draw(t, "last")}
 	case 1:
-		return MaskDefinition{Reveal: rapid.SampledFrom([]string{"none", "domain", "year"}).Draw(t, "reveal")}
+		return MaskDefinition{Part: rapid.SampledFrom([]string{"none", "domain", "year"}).Draw(t, "reveal")}
 	}
 	part := rapid.SampledFrom([]string{"{first1}", "{first6}", "{first8}", "{last2}", "{last4}", "{domain}", "{year}", "*", "x", "é "})
 	return MaskDefinition{Template: strings.Join(rapid.SliceOfN(part, 1, 6).Draw(t, "parts"), "")}
@@ -202,7 +202,7 @@ func TestShowsMore(t *testing.T) {
 		}
 		return m
 	}
-	none, domain, three := of(MaskDefinition{Reveal: "none"}), of(MaskDefinition{Reveal: "domain"}), of(MaskDefinition{RevealFirst: 3})
+	none, domain, three := of(MaskDefinition{Part: "none"}), of(MaskDefinition{Part: "domain"}), of(MaskDefinition{RevealFirst: 3})
 	for _, test := range []struct {
 		is, was Mask
 		want    bool
