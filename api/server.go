@@ -88,6 +88,8 @@ func (s *Server) routes() *echo.Echo {
 	v1.POST("/principals/:principal/keys", s.issueKey)
 	v1.DELETE("/principals/:principal/keys/:key", s.revokeKey)
 	v1.GET("/jobs/:job", s.getJob)
+	v1.GET("/keys", s.listKeys)
+	v1.POST("/keys/:key/rotate", s.rotateKey)
 	return e
 }
 

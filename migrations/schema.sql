@@ -174,6 +174,19 @@ CREATE TABLE keystore.data_keys (
 
 ALTER TABLE ONLY keystore.data_keys FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE keystore.key_versions (
+    tenant_id uuid NOT NULL,
+    name text NOT NULL,
+    key_id bigint NOT NULL,
+    version integer NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT key_versions_key_id_check CHECK (((key_id >= 0) AND (key_id <= '4294967295'::bigint))),
+    CONSTRAINT key_versions_name_check CHECK ((name ~ '^[a-z]{1,32}$'::text)),
+    CONSTRAINT key_versions_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE ONLY keystore.key_versions FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE keystore.schema_migrations (
     version bigint NOT NULL,
     dirty boolean NOT NULL
@@ -184,7 +197,9 @@ CREATE TABLE keystore.tenant_keys (
     name text NOT NULL,
     sealed bytea NOT NULL,
     created_at timestamp with time zone NOT NULL,
-    CONSTRAINT tenant_keys_name_check CHECK ((name ~ '^[a-z]{1,32}$'::text))
+    version integer DEFAULT 1 NOT NULL,
+    CONSTRAINT tenant_keys_name_check CHECK ((name ~ '^[a-z]{1,32}$'::text)),
+    CONSTRAINT tenant_keys_version_check CHECK ((version > 0))
 );
 
 ALTER TABLE ONLY keystore.tenant_keys FORCE ROW LEVEL SECURITY;
@@ -492,6 +507,9 @@ ALTER TABLE ONLY river.river_notification ALTER COLUMN id SET DEFAULT nextval('r
 ALTER TABLE ONLY keystore.data_keys
     ADD CONSTRAINT data_keys_pkey PRIMARY KEY (tenant_id, record_id, version);
 
+ALTER TABLE ONLY keystore.key_versions
+    ADD CONSTRAINT key_versions_pkey PRIMARY KEY (tenant_id, name, version);
+
 ALTER TABLE ONLY keystore.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
@@ -617,7 +635,11 @@ ALTER TABLE ONLY privault.credentials
 
 ALTER TABLE keystore.data_keys ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE keystore.key_versions ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY tenant ON keystore.data_keys USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
+
+CREATE POLICY tenant ON keystore.key_versions USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
 
 CREATE POLICY tenant ON keystore.tenant_keys USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
 
@@ -705,9 +727,11 @@ GRANT ALL ON FUNCTION privault.make_audit_partitions(until timestamp with time z
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE keystore.data_keys TO privault_keystore;
 
-GRANT SELECT,INSERT ON TABLE keystore.tenant_keys TO privault_keystore;
+GRANT SELECT,INSERT ON TABLE keystore.key_versions TO privault_keystore;
 
-GRANT SELECT,INSERT ON TABLE keystore.tenant_roots TO privault_keystore;
+GRANT SELECT,INSERT,UPDATE ON TABLE keystore.tenant_keys TO privault_keystore;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE keystore.tenant_roots TO privault_keystore;
 
 GRANT SELECT,INSERT ON TABLE privault.audit_entries TO privault_app;
 

@@ -116,3 +116,6 @@ func (v *Vault) Enqueue(ctx context.Context, who Caller, kind, params string, sp
 	})
 	return id, err
 }
+
+// RotateDue does what is done periodically.
+func (v *Vault) RotateDue(ctx context.Context) error { return v.rotateDue(ctx) }

@@ -44,6 +44,7 @@ type Config struct {
 
 	KeyCacheTTL time.Duration // how long unwrapped tenant keysets are used; 0: 300 s
 	KMSTimeout  time.Duration // of one KMS call; 0: 5 s
+	RotateAfter time.Duration // how old a root key or a `wrap` key gets before it is rotated; 0: until somebody does
 	MaxConns    int32         // of each pool; 0: 16
 
 	AuditKeys *audit.Keys // of the audit log; nil: this vault doesn't sequence it
@@ -63,6 +64,7 @@ type Vault struct {
 	credentials lookups
 	groups      sync.Map // tenant ID → *groups
 	jobs        jobs
+	rotateAfter time.Duration
 	inFlight    sync.Map // digest of an Idempotency-Key → struct{}{}
 	audit       auditLog
 	now         func() time.Time
@@ -79,7 +81,7 @@ func Open(ctx context.Context, c Config) (*Vault, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics()}
+	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics(), rotateAfter: c.RotateAfter}
 	v.audit.keys = c.AuditKeys
 	if c.AuditCopy != "" {
 		v.audit.copied = &safekeeping{c.AuditCopy}

@@ -47,11 +47,15 @@ import (
 type jobKind struct {
 	count func(ctx context.Context, b *batch) (int64, error)                   // in the first batch: how much there is; nil: not known
 	step  func(ctx context.Context, b *batch) (done int, more bool, err error) // one bounded batch
+
+	current bool // the batch needs the keys as they are now, and not as a cache has them
 }
 
 // jobKinds is the one table of kinds.
 func (v *Vault) jobKinds() map[string]jobKind {
-	return map[string]jobKind{}
+	return map[string]jobKind{
+		"rewrap-wrap": {count: v.rewrapCount, step: v.rewrapStep, current: true},
+	}
 }
 
 // periodic is something that one replica does now and then, for all tenants.
@@ -64,6 +68,7 @@ type periodic struct {
 func (v *Vault) periodics() []periodic {
 	return []periodic{
 		{"sweep-idempotency-keys", time.Hour, v.sweepIdempotencyKeys},
+		{"rotate-due-keys", time.Hour, v.rotateDue},
 	}
 }
 
@@ -321,7 +326,11 @@ func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bo
 	}
 	b = &batch{job: job}
 	// Before the transaction: a slow KMS must not hold a connection.
-	if b.ring, err = v.keyring.of(ctx, tenant); err != nil {
+	ring := v.keyring.of
+	if do.current {
+		ring = v.keyring.current
+	}
+	if b.ring, err = ring(ctx, tenant); err != nil {
 		return nil, false, err
 	}
 	text := formatID(jobPrefix, job)

@@ -57,6 +57,9 @@ type tenantKeys struct {
 	alias              *prf.Set // digests of alias texts, and keys that open one only to whoever has the value
 	fpe                *prf.Set // keys of format-preserving encryption, one for each field
 	credential         *prf.Set // digests of API keys; the deployment's only
+
+	root        []byte // opens the keysets again when somebody has rotated one
+	wrapPrimary uint32
 }
 
 // bound is associated data for what belongs to the tenant as a whole.
@@ -126,6 +129,7 @@ type keyring struct {
 type holding struct {
 	keys    *tenantKeys
 	fetched time.Time
+	reread  time.Time // when it was last read again for the sake of an unknown key
 }
 
 // kmsPause is how long the KMS is left alone after it failed.
@@ -208,7 +212,7 @@ func (r *keyring) fetch(ctx context.Context, tenant ID) (*tenantKeys, error) {
 		return nil, err
 	}
 	r.mu.Lock()
-	r.held[tenant] = holding{keys, r.now()}
+	r.held[tenant] = holding{keys: keys, fetched: r.now()}
 	r.mu.Unlock()
 	return keys, nil
 }
@@ -285,7 +289,7 @@ func (r *keyring) unwrap(ctx context.Context, tenant ID, wrapped []byte) ([]byte
 }
 
 func (r *keyring) build(tenant ID, root []byte, sealed map[string][]byte) (*tenantKeys, error) {
-	k := &tenantKeys{deployment: r.deployment, tenant: tenant}
+	k := &tenantKeys{deployment: r.deployment, tenant: tenant, root: slices.Clone(root)}
 	for name, box := range sealed {
 		handle, err := openKeyset(root, box, keysetPlace(r.deployment, tenant, name))
 		if err != nil {
@@ -293,9 +297,14 @@ func (r *keyring) build(tenant ID, root []byte, sealed map[string][]byte) (*tena
 		}
 		switch name {
 		case "wrap":
-			k.wrap, err = aead.New(handle)
+			l := &late{ring: r, keys: k, ids: keyIDs(handle)}
+			k.wrapPrimary = handle.KeysetInfo().GetPrimaryKeyId()
+			l.AEAD, err = aead.New(handle)
+			k.wrap = l
 		case "token":
-			k.token, err = daead.New(handle)
+			l := &lateToken{ring: r, keys: k, ids: keyIDs(handle)}
+			l.DeterministicAEAD, err = daead.New(handle)
+			k.token = l
 		case "pseudonym":
 			k.pseudonym, err = prf.NewPRFSet(handle)
 		case "index":
@@ -312,6 +321,15 @@ func (r *keyring) build(tenant ID, root []byte, sealed map[string][]byte) (*tena
 		}
 	}
 	return k, nil
+}
+
+// keyIDs are the ids of a keyset's keys.
+func keyIDs(handle *keyset.Handle) map[uint32]bool {
+	ids := map[uint32]bool{}
+	for _, key := range handle.KeysetInfo().GetKeyInfo() {
+		ids[key.GetKeyId()] = true
+	}
+	return ids
 }
 
 // newKeys is what a new tenant gets: a root key wrapped by the KMS and keysets sealed under it, ready to insert.

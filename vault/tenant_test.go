@@ -291,8 +291,9 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app river.river_notification DELETE INSERT SELECT UPDATE",
 		"privault_app river.river_queue DELETE INSERT SELECT UPDATE",
 		"privault_keystore keystore.data_keys DELETE INSERT SELECT UPDATE",
-		"privault_keystore keystore.tenant_keys INSERT SELECT",
-		"privault_keystore keystore.tenant_roots INSERT SELECT",
+		"privault_keystore keystore.key_versions INSERT SELECT",
+		"privault_keystore keystore.tenant_keys INSERT SELECT UPDATE",
+		"privault_keystore keystore.tenant_roots INSERT SELECT UPDATE",
 	}
 	got := rows(t, v.OwnerURL, `
 		select role || ' ' || schemaname || '.' || tablename || ' ' || string_agg(privilege, ' ' order by privilege)

@@ -44,6 +44,7 @@ type resource struct {
 	Principal  string   `json:"principal,omitempty"`
 	Credential string   `json:"credential,omitempty"`
 	Job        string   `json:"job,omitempty"`
+	Key        string   `json:"key,omitempty"` // the name of a keyset
 }
 
 const (

@@ -44,6 +44,9 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 	if s.key, err = s.IssueKey(ctx, s.who, s.principal, nil); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := s.RotateKey(ctx, s.who, "wrap"); err != nil {
+		t.Fatal(err)
+	}
 	s.AddJobKind("count", 1, (&steps{to: 1}).step)
 	if s.job, err = s.Enqueue(ctx, s.who, "count", "x", nil); err != nil {
 		t.Fatal(err)
@@ -208,6 +211,21 @@ func operations() []operation {
 		{name: "RevokeKey", action: policy.ManagePrincipals, problem: vault.NotFound,
 			do:   func(s *scene, who vault.Caller) error { return s.RevokeKey(ctx, who, s.principal, s.key.ID) },
 			fail: func(s *scene, who vault.Caller) error { return s.RevokeKey(ctx, who, s.principal, "key_x") }},
+		{name: "Keys", action: policy.ReadKeys, problem: vault.KMSUnavailable,
+			do: func(s *scene, who vault.Caller) error { _, err := s.Keys(ctx, who); return err },
+			fail: func(s *scene, who vault.Caller) error {
+				s.KMS.SetDown(true)
+				defer func() {
+					s.KMS.SetDown(false)
+					s.Advance(3 * time.Second) // the KMS is left alone for a pause
+				}()
+				s.Advance(time.Hour)
+				_, err := s.Keys(ctx, who)
+				return err
+			}},
+		{name: "RotateKey", action: policy.ManageKeys, problem: vault.Conflict,
+			do:   func(s *scene, who vault.Caller) error { _, err := s.RotateKey(ctx, who, "wrap"); return err },
+			fail: func(s *scene, who vault.Caller) error { _, err := s.RotateKey(ctx, who, "pseudonym"); return err }},
 		{name: "Job", action: policy.ReadJobs, problem: vault.NotFound,
 			do:   func(s *scene, who vault.Caller) error { _, err := s.Job(ctx, who, s.job); return err },
 			fail: func(s *scene, who vault.Caller) error { _, err := s.Job(ctx, who, "job_x"); return err }},
@@ -403,7 +421,7 @@ func TestEntryOfAReveal(t *testing.T) {
 // Entries have the members of an allow-list, and none holds a value, a masked value, a token or a key.
 func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
 	t.Parallel()
-	allowed := []string{"action", "at", "collection", "credential", "fields", "id", "items", "job", "outcome", "principal", "problem",
+	allowed := []string{"action", "at", "collection", "credential", "fields", "id", "items", "job", "key", "outcome", "principal", "problem",
 		"purpose", "records", "refused", "request", "resources", "rule", "view"}
 	s := newScene(t)
 	for _, op := range operations() {

@@ -1,0 +1,293 @@
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+
+	"github.com/privault/privault/vault/policy"
+	"github.com/privault/privault/vault/seal"
+)
+
+// Rotation. A keyset gets a new key, which is primary at once; what the old ones made goes on opening. Other replicas notice when they
+// meet something made under a key that they don't know: then they read the keyset again and open it with the root key
+// that they hold, which asks the database, as the read at hand does anyway, and not the KMS. Making the key primary only
+// once every replica must have it would need a bound on all their cache lives, and twice that long to wait.
+
+// rotating says what becomes of what the old keys of a keyset made. A keyset without a line can't be rotated yet.
+var rotating = map[string]struct{ job string }{
+	rootName: {},                   // the keysets are sealed anew in the same transaction
+	"wrap":   {job: "rewrap-wrap"}, // each DEK is wrapped anew
+	"token":  {},                   // tokens that were handed out go on resolving
+}
+
+// unrotated says why a keyset can't be rotated.
+var unrotated = map[string]string{
+	"pseudonym": "subjects and idempotency keys are found by digests under it, which can't be made anew without the references themselves",
+	"index":     "values are found by digests under it, and there is no job yet that makes them anew",
+	"alias":     "aliases are found by digests under it, and there is no job yet that makes them anew",
+	"fpe":       "format-preserving tokens are made with it, and there is no job yet that issues them anew",
+}
+
+const rootName = "root"
+
+// Rotation is what RotateKey did.
+type Rotation struct {
+	Name    string
+	Version int
+	Job     string // that brings what exists under the new key; empty: nothing has to be
+}
+
+// RotateKey gives a tenant's keyset a new primary key, or the tenant a new root key. What the old keys made goes on opening.
+// Of two rotations of the same keyset at once, one is told Conflict.
+func (v *Vault) RotateKey(ctx context.Context, who Caller, name string) (done Rotation, err error) {
+	// Before the transaction: a slow KMS must not hold a connection.
+	keys, err := v.keyring.of(ctx, who.Tenant)
+	var fresh *freshRoot
+	if err == nil && name == rootName {
+		fresh, err = v.keyring.newRoot(ctx, who.Tenant)
+	}
+	if err != nil {
+		return done, v.refuseUnopened(ctx, who, policy.ManageKeys, err)
+	}
+	err = v.within(ctx, who, policy.ManageKeys, func(t *txn) error {
+		if !slices.ContainsFunc(purposes, func(p struct{ name, purpose, algorithm string }) bool { return p.name == name }) {
+			return fail(NotFound, "")
+		}
+		if err := t.entry.require(policy.ManageKeys, policy.NoView); err != nil {
+			return err
+		}
+		t.entry.Resources = append(t.entry.Resources, resource{Key: name})
+		if why, refused := unrotated[name]; refused {
+			return fail(Conflict, "the key %s can't be rotated: %s", name, why)
+		}
+		if fresh != nil {
+			done, err = v.rotateRoot(ctx, t, keys, fresh)
+		} else {
+			done, err = v.rotateKeyset(ctx, t, keys, name)
+		}
+		return err
+	})
+	if err == nil {
+		v.keyring.forget(who.Tenant)
+	}
+	return done, err
+}
+
+// rotateKeyset adds a key to a keyset and makes it primary.
+func (v *Vault) rotateKeyset(ctx context.Context, t *txn, keys *tenantKeys, name string) (Rotation, error) {
+	sets, root, err := v.keyring.open(ctx, t.keys, keys)
+	if err != nil {
+		return Rotation{}, err
+	}
+	defer clear(root)
+	set := sets[name]
+	manager := keyset.NewManagerFromHandle(set.handle)
+	id, err := manager.Add(tenantKeysets[name]())
+	if err == nil {
+		err = manager.SetPrimary(id)
+	}
+	if err != nil {
+		return Rotation{}, fmt.Errorf("keyset %s: %w", name, err)
+	}
+	handle, err := manager.Handle()
+	if err != nil {
+		return Rotation{}, fmt.Errorf("keyset %s: %w", name, err)
+	}
+	box, err := sealKeyset(root, handle, keysetPlace(v.deployment, t.who.Tenant, name))
+	if err != nil {
+		return Rotation{}, err
+	}
+	if err := t.replaceKeyset(ctx, name, box, set.version); err != nil {
+		return Rotation{}, err
+	}
+	done := Rotation{Name: name, Version: handle.Len()}
+	if err := t.insertKeyVersion(ctx, name, id, done.Version); err != nil {
+		return done, err
+	}
+	if job := rotating[name].job; job != "" {
+		done.Job, err = t.enqueue(ctx, job, rewrapParams{name})
+	}
+	return done, err
+}
+
+// rotateRoot seals the keysets anew, under a root key that the KMS has just wrapped.
+func (v *Vault) rotateRoot(ctx context.Context, t *txn, keys *tenantKeys, fresh *freshRoot) (Rotation, error) {
+	defer clear(fresh.key)
+	sets, root, err := v.keyring.open(ctx, t.keys, keys)
+	if err != nil {
+		return Rotation{}, err
+	}
+	defer clear(root)
+	var version int
+	if err := t.keys.QueryRow(ctx, `
+		select 1 + coalesce(max(version), 1) from keystore.key_versions where tenant_id = $1 and name = $2`, t.who.Tenant, rootName).Scan(&version); err != nil {
+		return Rotation{}, err
+	}
+	changed, err := t.keys.Exec(ctx, `
+		update keystore.tenant_roots set wrapped = $2, kms_uri = $4 where tenant_id = $1 and wrapped = $3`,
+		t.who.Tenant, fresh.wrapped, fresh.replaces, fresh.uri)
+	if err != nil {
+		return Rotation{}, err
+	}
+	if changed.RowsAffected() == 0 {
+		return Rotation{}, errRotated
+	}
+	for _, name := range sortedKeys(sets) {
+		box, err := sealKeyset(fresh.key, sets[name].handle, keysetPlace(v.deployment, t.who.Tenant, name))
+		if err != nil {
+			return Rotation{}, err
+		}
+		if err := t.replaceKeyset(ctx, name, box, sets[name].version); err != nil {
+			return Rotation{}, err
+		}
+	}
+	return Rotation{Name: rootName, Version: version}, t.insertKeyVersion(ctx, rootName, 0, version)
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+var errRotated = &Error{Kind: Conflict, Detail: "the key is being rotated by somebody else", RetryAfter: time.Second}
+
+// replaceKeyset puts a keyset in the place of the one that was read: the row's version says whether it is that still.
+func (t *txn) replaceKeyset(ctx context.Context, name string, box []byte, version int32) error {
+	changed, err := t.keys.Exec(ctx, `
+		update keystore.tenant_keys set sealed = $3, version = version + 1
+		where tenant_id = $1 and name = $2 and version = $4`, t.who.Tenant, name, box, version)
+	if err == nil && changed.RowsAffected() == 0 {
+		return errRotated
+	}
+	return err
+}
+
+func (t *txn) insertKeyVersion(ctx context.Context, name string, id uint32, version int) error {
+	_, err := t.keys.Exec(ctx, `
+		insert into keystore.key_versions (tenant_id, name, key_id, version, created_at) values ($1, $2, $3, $4, $5)`,
+		t.who.Tenant, name, int64(id), version, t.now)
+	if violates(err, "key_versions_pkey") {
+		return errRotated
+	}
+	return err
+}
+
+// freshRoot is a new root key, wrapped by the KMS, and what it is to replace.
+type freshRoot struct {
+	key, wrapped, replaces []byte
+	uri                    string
+}
+
+// newRoot makes a root key for a tenant. It calls the KMS, so no transaction may be open.
+func (r *keyring) newRoot(ctx context.Context, tenant ID) (*freshRoot, error) {
+	replaces, _, err := r.read(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	f := &freshRoot{key: make([]byte, seal.KeySize), replaces: replaces, uri: r.kms.URI()}
+	_, _ = rand.Read(f.key) // never fails (crypto/rand)
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	f.wrapped, err = r.kms.Wrap(ctx, f.key, boundTo("privault/1/root", r.deployment, tenant))
+	r.metrics.kmsCall("wrap", err)
+	return f, err
+}
+
+// open reads a tenant's keysets and opens them with the root key that is held with keys.
+func (r *keyring) open(ctx context.Context, tx pgx.Tx, keys *tenantKeys) (map[string]*keysetRow, []byte, error) {
+	//nolint:rowserrcheck // ForEachRow does
+	rows, err := tx.Query(ctx, `
+		select name, sealed, version, created_at from keystore.tenant_keys where tenant_id = $1`, keys.tenant)
+	if err != nil {
+		return nil, nil, err
+	}
+	sealed := map[string]sealedKeyset{}
+	var name string
+	var row sealedKeyset
+	_, err = pgx.ForEachRow(rows, []any{&name, &row.box, &row.version, &row.created}, func() error {
+		row.box = slices.Clone(row.box)
+		sealed[name] = row
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	root := slices.Clone(keys.root)
+	sets := map[string]*keysetRow{}
+	for name, row := range sealed {
+		handle, err := openKeyset(root, row.box, keysetPlace(r.deployment, keys.tenant, name))
+		if err != nil {
+			// Most likely sealed under a newer root key than the one that is held. Asked again, it is fetched.
+			r.forget(keys.tenant)
+			return nil, nil, errRotated
+		}
+		sets[name] = &keysetRow{row, handle}
+	}
+	return sets, root, nil
+}
+
+// forget makes the next caller fetch a tenant's keys. They are still there if the KMS is down then.
+func (r *keyring) forget(tenant ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h, have := r.held[tenant]; have {
+		h.fetched = h.fetched.Add(-r.ttl)
+		r.held[tenant] = h
+	}
+}
+
+// rotatesItself says whether a key is rotated when it is old: one that costs its users nothing.
+func rotatesItself(name string) bool { return name == rootName || name == "wrap" }
+
+// rotateDue rotates the keys of every tenant that are older than they may be.
+func (v *Vault) rotateDue(ctx context.Context) error {
+	if v.rotateAfter == 0 {
+		return nil
+	}
+	tenants, err := v.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tenant := range tenants {
+		who := Caller{Tenant: tenant, Roles: []string{operatorRole}}
+		keys, err := v.Keys(ctx, who)
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			if k.NextRotation == nil || k.NextRotation.After(v.now()) {
+				continue
+			}
+			if _, err := v.RotateKey(ctx, who, k.Name); err != nil && AsError(err).Kind != Conflict {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// operatorRole is the built-in role of who runs keys.
+const operatorRole = "operator"
+
+// Operator is the caller that stands for whoever works on the machine itself, for one tenant, with the role that runs keys.
+func (v *Vault) Operator(ctx context.Context, tenant string) (who Caller, err error) {
+	err = v.store.data.within(ctx, deploymentTenant, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `select tenant_id from privault.tenants where name = $1`, tenant).Scan(&who.Tenant)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return who, fail(NotFound, "there is no tenant of that name")
+	}
+	who.Roles = []string{operatorRole}
+	return who, err
+}
