@@ -132,6 +132,9 @@ var providers = []provider{
 //	azure-kv://HOST/keys/NAME  a key of Azure Key Vault or a Managed HSM; see Options.Azure
 //	pkcs11:token=…;object=…    an AES key of an HSM (RFC 7512); see Options.PKCS11
 //
+// Builds with the tag nocloud have no aws-kms, gcp-kms and azure-kv, and builds without the tag pkcs11 no pkcs11: they
+// say so.
+//
 // A key that can't be opened as things stand is ErrDenied or ErrUnavailable, as for a Key's methods. No error
 // repeats uri, which may hold a credential that should not be there.
 func Open(ctx context.Context, uri string, o Options) (Key, error) {

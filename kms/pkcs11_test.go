@@ -302,6 +302,21 @@ func TestPKCS11Unclear(t *testing.T) {
 	wantUnwrapped(t, k, wrapped, "key material")
 }
 
+// TestPKCS11Permissions: an attribute that the key lacks is named. Open finds out, since it has the token prove itself.
+func TestPKCS11Permissions(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		encrypt, decrypt bool
+		missing          string
+	}{{false, true, "CKA_ENCRYPT on the key"}, {true, false, "CKA_DECRYPT on the key"}} {
+		w := newHSMWorld(t)
+		if err := hsmEach(w.label, nil, hsmAllow(test.encrypt, test.decrypt)); err != nil {
+			t.Fatal(err)
+		}
+		wantDenied(t, kms.Check(t.Context(), hsmURI(w.label), w.options(), time.Minute), "open", test.missing)
+	}
+}
+
 // TestPKCS11IV: whoever makes the IV, it is the one that was used that is kept.
 func TestPKCS11IV(t *testing.T) {
 	t.Parallel()
