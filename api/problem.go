@@ -46,6 +46,8 @@ var kinds = map[vault.Kind]struct {
 	unsupportedMedia:           {http.StatusUnsupportedMediaType, "The content type is not supported"},
 	vault.Invalid:              {http.StatusUnprocessableEntity, "The request breaks a rule"},
 	vault.LooksLikePII:         {http.StatusUnprocessableEntity, "An identifier looks like personal data"},
+	vault.DomainTooSmall:       {http.StatusUnprocessableEntity, "Too few tokens would be possible"},
+	vault.NotErasable:          {http.StatusUnprocessableEntity, "What is not stored can't be erased"},
 	vault.PreconditionRequired: {http.StatusPreconditionRequired, "Send If-Match"},
 	headersTooLarge:            {http.StatusRequestHeaderFieldsTooLarge, "The headers are too large"},
 	vault.Cancelled:            {http.StatusRequestTimeout, "The caller went away"},

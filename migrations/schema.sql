@@ -419,6 +419,17 @@ CREATE TABLE privault.tenants (
 
 ALTER TABLE ONLY privault.tenants FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.transforms (
+    tenant_id uuid NOT NULL,
+    transform_id uuid NOT NULL,
+    name text NOT NULL,
+    definition jsonb NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT transforms_name_check CHECK ((name ~ '^[a-z][a-z0-9_]{0,62}$'::text))
+);
+
+ALTER TABLE ONLY privault.transforms FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE river.river_job (
     id bigint NOT NULL,
     state river.river_job_state DEFAULT 'available'::river.river_job_state NOT NULL,
@@ -585,6 +596,12 @@ ALTER TABLE ONLY privault.tenants
 ALTER TABLE ONLY privault.tenants
     ADD CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id);
 
+ALTER TABLE ONLY privault.transforms
+    ADD CONSTRAINT transforms_name UNIQUE (tenant_id, name);
+
+ALTER TABLE ONLY privault.transforms
+    ADD CONSTRAINT transforms_pkey PRIMARY KEY (tenant_id, transform_id);
+
 ALTER TABLE ONLY river.river_job
     ADD CONSTRAINT river_job_pkey PRIMARY KEY (id);
 
@@ -711,7 +728,11 @@ CREATE POLICY tenant ON privault.subjects USING ((tenant_id = ( SELECT privault.
 
 CREATE POLICY tenant ON privault.tenants USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
+CREATE POLICY tenant ON privault.transforms USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 ALTER TABLE privault.tenants ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.transforms ENABLE ROW LEVEL SECURITY;
 
 GRANT USAGE ON SCHEMA keystore TO privault_keystore;
 
@@ -760,6 +781,8 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.records TO privault_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subjects TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.tenants TO privault_app;
+
+GRANT SELECT,INSERT,DELETE ON TABLE privault.transforms TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE river.river_job TO privault_app;
 

@@ -39,6 +39,13 @@ func (e *entry) requireCollection(action policy.Action, name string) error {
 	return e.note(action, policy.NoView, e.policy.Decide(q))
 }
 
+// requireTransform asks about the values that pass through a transform. Nobody classified them, so they are restricted.
+func (e *entry) requireTransform(action policy.Action, view policy.View, name string) error {
+	q := e.question(action, view)
+	q.Resource = policy.Resource{Field: name, Classification: "restricted"}
+	return e.note(action, view, e.policy.Decide(q))
+}
+
 // requireSome asks whether a caller may do it to the values of a collection at all: to one of its fields, if the policy
 // tells fields apart. Each field is asked for on its own then.
 func (e *entry) requireSome(action policy.Action, view policy.View, c *Collection, s policy.SubjectFacts) error {

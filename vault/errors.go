@@ -33,6 +33,8 @@ const (
 	PreconditionRequired Kind = "precondition-required"
 	Invalid              Kind = "validation-failed"
 	LooksLikePII         Kind = "identifier-looks-like-pii"
+	DomainTooSmall       Kind = "domain-too-small"
+	NotErasable          Kind = "not-erasable"
 	IntegrityFailure     Kind = "integrity-failure"
 	KMSUnavailable       Kind = "kms-unavailable"
 	AuditUnavailable     Kind = "audit-unavailable"

@@ -52,11 +52,11 @@ type tenantKeys struct {
 	deployment, tenant ID
 	wrap               tink.AEAD
 	token              tink.DeterministicAEAD
-	pseudonym          *prf.Set // digests of subject references and idempotency keys
-	index              *prf.Set // digests of values, for blind indexes
-	alias              *prf.Set // digests of alias texts, and keys that open one only to whoever has the value
-	fpe                *prf.Set // keys of format-preserving encryption, one for each field
-	credential         *prf.Set // digests of API keys; the deployment's only
+	pseudonym          *prf.Set  // digests of subject references and idempotency keys
+	index              *prf.Set  // digests of values, for blind indexes
+	alias              *prf.Set  // digests of alias texts, and keys that open one only to whoever has the value
+	fpe                versioned // keys of format-preserving encryption, one for each field and transform
+	credential         *prf.Set  // digests of API keys; the deployment's only
 
 	root        []byte // opens the keysets again when somebody has rotated one
 	wrapPrimary uint32
@@ -312,7 +312,7 @@ func (r *keyring) build(tenant ID, root []byte, sealed map[string][]byte) (*tena
 		case "alias":
 			k.alias, err = prf.NewPRFSet(handle)
 		case "fpe":
-			k.fpe, err = prf.NewPRFSet(handle)
+			k.fpe, err = newVersioned(handle)
 		case "credential":
 			k.credential, err = prf.NewPRFSet(handle)
 		}

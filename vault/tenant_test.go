@@ -285,6 +285,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app privault.records DELETE INSERT SELECT UPDATE",
 		"privault_app privault.subjects DELETE INSERT SELECT UPDATE",
 		"privault_app privault.tenants INSERT SELECT",
+		"privault_app privault.transforms DELETE INSERT SELECT",
 		"privault_app river.river_job DELETE INSERT SELECT UPDATE",
 		"privault_app river.river_leader DELETE INSERT SELECT UPDATE",
 		"privault_app river.river_migration SELECT",

@@ -36,6 +36,7 @@ type entry struct {
 // resource is what an operation touched: just these fields of each of these records of one collection, seen alike.
 type resource struct {
 	Collection string   `json:"collection,omitempty"`
+	Transform  string   `json:"transform,omitempty"`
 	Fields     []string `json:"fields,omitempty"`
 	View       string   `json:"view,omitempty"`
 	Outcome    string   `json:"outcome,omitempty"` // denied: asked for and not shown; loosened: their masks show more from now on

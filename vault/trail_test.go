@@ -38,6 +38,11 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 	s.Collection(s.who, "empty", map[string]string{"name": "string"})
 	s.record = s.MustTokenize(s.who, "people", map[string]string{"name": "Jane Roe", "email": "jane@example.com"})
 	var err error
+	for _, name := range []string{"cards", "spare"} {
+		if _, _, err := s.PutTransform(ctx, s.who, name, cards); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if s.principal, err = s.CreatePrincipal(ctx, s.who, "service", []string{policy.Admin}); err != nil {
 		t.Fatal(err)
 	}
@@ -193,6 +198,42 @@ func operations() []operation {
 		{name: "DeleteCollection", action: policy.DropCollection, problem: vault.Conflict,
 			do:   func(s *scene, who vault.Caller) error { return s.DeleteCollection(ctx, who, "empty", 0) },
 			fail: func(s *scene, who vault.Caller) error { return s.DeleteCollection(ctx, who, "people", 0) }},
+		{name: "PutTransform, new", action: policy.DefineTransform, problem: vault.NotErasable,
+			do: func(s *scene, who vault.Caller) error {
+				_, _, err := s.PutTransform(ctx, who, "new", cards)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, _, err := s.PutTransform(ctx, who, "erasable", vault.TransformDefinition{Erasable: true})
+				return err
+			}},
+		{name: "PutTransform, as it is", action: policy.DefineTransform, problem: vault.Conflict,
+			do: func(s *scene, who vault.Caller) error {
+				_, _, err := s.PutTransform(ctx, who, "cards", cards)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, _, err := s.PutTransform(ctx, who, "cards", vault.TransformDefinition{})
+				return err
+			}},
+		{name: "GetTransform", action: policy.ReadTransform, problem: vault.NotFound,
+			do:   func(s *scene, who vault.Caller) error { _, err := s.GetTransform(ctx, who, "cards"); return err },
+			fail: func(s *scene, who vault.Caller) error { _, err := s.GetTransform(ctx, who, "Bad Name"); return err }},
+		{name: "ListTransforms", action: policy.ReadTransform, problem: vault.Malformed,
+			do:   func(s *scene, who vault.Caller) error { _, _, err := s.ListTransforms(ctx, who, "", 10); return err },
+			fail: func(s *scene, who vault.Caller) error { _, _, err := s.ListTransforms(ctx, who, "x", 10); return err }},
+		{name: "Encode", action: policy.Encode, problem: vault.Invalid,
+			do:   func(s *scene, who vault.Caller) error { _, err := code(s.Encode, who, "4111111111111111"); return err },
+			fail: func(s *scene, who vault.Caller) error { _, err := code(s.Encode, who, "4111111111111112"); return err }},
+		{name: "Decode", action: policy.Decode, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := code(s.Decode, who, "4111111111111116")
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error { _, err := code(s.Decode, who, "4111111111111111"); return err }},
+		{name: "DeleteTransform", action: policy.DefineTransform, problem: vault.NotFound,
+			do:   func(s *scene, who vault.Caller) error { return s.DeleteTransform(ctx, who, "spare") },
+			fail: func(s *scene, who vault.Caller) error { return s.DeleteTransform(ctx, who, "nobody") }},
 		{name: "CreatePrincipal", action: policy.ManagePrincipals, problem: vault.Conflict,
 			do: func(s *scene, who vault.Caller) error {
 				_, err := s.CreatePrincipal(ctx, who, "another", []string{"admin"})
@@ -353,6 +394,8 @@ func TestEveryStatementMayFailAlone(t *testing.T) {
 		"PutCollection, new":     {"privault.collections"},
 		"PutCollection, evolved": {"privault.collections"},
 		"DeleteCollection":       {"privault.collections"},
+		"PutTransform, new":      {"privault.transforms"},
+		"DeleteTransform":        {"privault.transforms"},
 		"CreatePrincipal":        {"privault.principals"},
 		"IssueKey":               {"privault.credentials"},
 		"RevokeKey":              {"privault.credentials"},
@@ -422,7 +465,7 @@ func TestEntryOfAReveal(t *testing.T) {
 func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
 	t.Parallel()
 	allowed := []string{"action", "at", "collection", "credential", "fields", "id", "items", "job", "key", "outcome", "principal", "problem",
-		"purpose", "records", "refused", "request", "resources", "rule", "view"}
+		"purpose", "records", "refused", "request", "resources", "rule", "transform", "view"}
 	s := newScene(t)
 	for _, op := range operations() {
 		_ = op.fail(s, s.who)
@@ -444,7 +487,7 @@ func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
 			}
 		}
 		for _, canary := range []string{"Jane", "Roe", "jane@", "j***", "example.com", "Joe", "Ann", "person-1", "key-1",
-			"no address", "upside down", "pvtk_", "pvak_", "Bad Name", "broken"} {
+			"no address", "upside down", "4111", "pvtk_", "pvak_", "Bad Name", "broken"} {
 			if strings.Contains(body, canary) {
 				t.Errorf("an entry holds %q: %s", canary, body)
 			}

@@ -34,8 +34,12 @@ const (
 	WriteConsents    Action = "consent.write" // consents and objections
 	Restrict         Action = "subject.restrict"
 	ReadJobs         Action = "job.read"
-	ReadKeys         Action = "key.read"      // the inventory
-	ManageKeys       Action = "key.manage"    // rotate, retire and destroy
+	ReadKeys         Action = "key.read"   // the inventory
+	ManageKeys       Action = "key.manage" // rotate, retire and destroy
+	DefineTransform  Action = "transform.define"
+	ReadTransform    Action = "transform.read"
+	Encode           Action = "transform.encode"
+	Decode           Action = "transform.decode"
 	CreateTenant     Action = "tenant.create" // by the deployment's operator, on the machine itself; no role has it
 	Sweep            Action = "sweep"         // likewise
 	Work             Action = "job.work"      // likewise: a batch of a job, which was decided on when it was enqueued
@@ -84,6 +88,10 @@ var actions = []struct {
 	{ReadJobs, onVault, 0},
 	{ReadKeys, onVault, 0},
 	{ManageKeys, onVault, runsKeys},
+	{DefineTransform, onVault, 0},
+	{ReadTransform, onVault, 0},
+	{Encode, onField, 0},
+	{Decode, onField, reveals},
 	{CreateTenant, onVault, machine},
 	{Sweep, onVault, machine},
 	{Work, onVault, machine},
@@ -143,7 +151,8 @@ type Principal struct {
 }
 
 // Resource is what is asked about: nothing for the vault as a whole, a collection, or a field of one. A Field of no name
-// stands for the collection's values as a whole.
+// stands for the collection's values as a whole. What passes through a transform is a field of no collection, by the
+// transform's name.
 type Resource struct {
 	Collection     string
 	Field          string

@@ -35,6 +35,10 @@ subject.restrict    .      .               .                      .             
 job.read            .      .               .                      .               .           .        -         -          .
 key.read            .      .               .                      .               .           .        -         -          .
 key.manage          .      .               .                      .               .           .        -         -          .
+transform.define    -      .               .                      .               .           .        .         -          .
+transform.read      -      -               .                      -               .           .        .         -          .
+transform.encode    .      -               .                      .               .           .        .         -          .
+transform.decode    .      .               .                      plain           .           .        .         plain      .
 tenant.create       .      .               .                      .               .           .        .         .          .
 sweep               .      .               .                      .               .           .        .         .          .
 job.work            .      .               .                      .               .           .        .         .          .

@@ -18,11 +18,12 @@ func (s *Shape) date() *Fault {
 	if s.o != (Options{Kind: kindDate, From: s.o.From, To: s.o.To, Reversible: s.o.Reversible}) {
 		return refuse("shape", "not-applicable", "a date has from and to, and no other option")
 	}
-	from, known := day(or(s.o.From, "0001-01-01"))
+	s.o.From, s.o.To = or(s.o.From, "0001-01-01"), or(s.o.To, "9999-12-31")
+	from, known := day(s.o.From)
 	if !known {
 		return refuse("from", "date", "from is a date, YYYY-MM-DD")
 	}
-	to, known := day(or(s.o.To, "9999-12-31"))
+	to, known := day(s.o.To)
 	if !known || to <= from {
 		return refuse("to", "date", "to is a date after from, YYYY-MM-DD")
 	}

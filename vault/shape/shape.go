@@ -132,6 +132,9 @@ func New(o Options) (*Shape, error) {
 	return s, nil
 }
 
+// Options are what the shape was made of, with the defaults filled in.
+func (s *Shape) Options() Options { return s.o }
+
 // Cipher is FF1 with the radix of a Reversible shape. It is immutable: make it once for a key.
 func (s *Shape) Cipher(key []byte) (*fpe.Cipher, error) {
 	return fpe.New(key, s.radix(), fpe.MaxTweak)

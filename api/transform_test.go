@@ -1,0 +1,169 @@
+package api_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const cardsPath = "/v1/transforms/cards"
+
+// cards makes a transform of card numbers.
+func (c client) cards(t *testing.T) answer {
+	t.Helper()
+	return c.send(t, "PUT", cardsPath, `{"alphabet":"digits","min_length":12,"max_length":19,"keep_prefix":0,"keep_suffix":4,"luhn":"invalid"}`).want(t, 201)
+}
+
+func TestATransformIsMadeReadAndDropped(t *testing.T) {
+	t.Parallel()
+	c := serve(t).tenant()
+	made := c.cards(t)
+	var got map[string]any
+	made.read(t, &got)
+	delete(got, "created_at")
+	want := map[string]any{"name": "cards", "alphabet": "digits", "separators": " -", "min_length": 12.0, "max_length": 19.0,
+		"keep_suffix": 4.0, "luhn": "invalid", "key_version": 1.0}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	var page struct{ Items []json.RawMessage }
+	c.send(t, "GET", "/v1/transforms", "").want(t, 200).read(t, &page)
+	again := c.send(t, "PUT", cardsPath, `{"min_length":12,"max_length":19,"keep_suffix":4,"luhn":"invalid","erasable":false}`).want(t, 200)
+	for what, body := range map[string][]byte{"GET": c.send(t, "GET", cardsPath, "").want(t, 200).body, "PUT": again.body, "the list": page.Items[0]} {
+		if diff := cmp.Diff(string(made.body), string(body)); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
+	}
+	c.send(t, "PUT", cardsPath, `{"alphabet":"digits"}`).refused(t, 409, "conflict")
+	c.send(t, "DELETE", cardsPath, "").want(t, 204)
+	c.send(t, "DELETE", cardsPath, "").refused(t, 404, "not-found")
+	c.send(t, "GET", cardsPath, "").refused(t, 404, "not-found")
+	c.send(t, "POST", cardsPath+"/encode", `{"items":[{"value":"4111111111111111"}]}`).refused(t, 404, "not-found")
+}
+
+func TestTransformsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	c := serve(t).tenant()
+	for body, want := range map[string]struct {
+		slug, at, rule string
+	}{
+		`{"alphabet":"digits","erasable":true}`:                                                  {"not-erasable", "/erasable", "not-erasable"},
+		`{"alphabet":"digits","min_length":16,"keep_prefix":6,"keep_suffix":4,"luhn":"invalid"}`: {"domain-too-small", "/min_length", "domain-too-small"},
+		`{"alphabet":"digits","min_length":5}`:                                                   {"domain-too-small", "/min_length", "domain-too-small"},
+		`{"shape":"date","from":"1900-01-01","to":"2099-12-31"}`:                                 {"domain-too-small", "/to", "domain-too-small"},
+		`{"alphabet":"emoji"}`:                                                                   {"validation-failed", "/alphabet", "unknown"},
+		`{"shape":"email"}`:                                                                      {"validation-failed", "/shape", "not-applicable"},
+		`{"alphabet":"digits","length":12}`:                                                      {"validation-failed", "/length", "not-applicable"},
+		`{"alphabet":"lower","luhn":"valid"}`:                                                    {"validation-failed", "/luhn", "not-applicable"},
+		`{"alphabet":"digits","strategy":"fpe"}`:                                                 {"validation-failed", "", "unknown-member"},
+		`{"alphabet":"digits","keep_prefix":"4"}`:                                                {"validation-failed", "/keep_prefix", "type"},
+		`{"alphabet":"digits","max_length":5}`:                                                   {"validation-failed", "/max_length", "range"},
+		`{"alphabet":"digits","Reversible":false}`:                                               {"validation-failed", "", "unknown-member"},
+		`{"characters":"` + strings.Repeat("ab", 2) + `","separators":"- \n"}`:                   {"validation-failed", "/characters", "alphabet"},
+	} {
+		p := c.send(t, "PUT", cardsPath, body).refused(t, 422, want.slug)
+		if diff := cmp.Diff([]fault{{want.at, want.rule}}, p.Errors); diff != "" {
+			t.Errorf("%s: %s", body, diff)
+		}
+	}
+	p := c.send(t, "PUT", cardsPath, `{"alphabet":"digits","min_length":16,"keep_prefix":6,"keep_suffix":4,"luhn":"invalid"}`).refused(t, 422, "domain-too-small")
+	if !strings.Contains(p.Detail, "10^5 = 100000") {
+		t.Errorf("the arithmetic is not in %q", p.Detail)
+	}
+	c.send(t, "PUT", "/v1/transforms/Cards", `{}`).refused(t, 422, "validation-failed")
+}
+
+func TestEncodeAndDecode(t *testing.T) {
+	t.Parallel()
+	of := hire(t, serve(t))
+	of.admin.cards(t)
+	values := []string{"4111111111111111", "5500-0055-5555-5559", "378282246310005"}
+	items := func(texts []string, more string) string {
+		var all []string
+		for _, text := range texts {
+			all = append(all, fmt.Sprintf(`{"value":%q%s}`, text, more))
+		}
+		return `{"items":[` + strings.Join(all, ",") + `]}`
+	}
+	type coded struct {
+		Items []struct {
+			Index, Status int
+			Value         string
+			KeyVersion    int `json:"key_version"`
+		}
+	}
+	var out coded
+	of.writer.send(t, "POST", cardsPath+"/encode", items(values, "")).want(t, 200).read(t, &out)
+	var tokens []string
+	for i, item := range out.Items {
+		tokens = append(tokens, item.Value)
+		if item.Index != i || item.Status != 200 || item.KeyVersion != 1 || len(item.Value) != len(values[i]) || item.Value == values[i] ||
+			item.Value[len(item.Value)-4:] != values[i][len(values[i])-4:] {
+			t.Errorf("%s is encoded as %+v", values[i], item)
+		}
+	}
+	for _, version := range []string{"", `,"key_version":1`} {
+		var back coded
+		of.reader.send(t, "POST", cardsPath+"/decode", items(tokens, version), "Privault-Purpose: billing").want(t, 200).read(t, &back)
+		for i, item := range back.Items {
+			if item.Value != values[i] || item.KeyVersion != 1 {
+				t.Errorf("%s comes back as %+v", values[i], item)
+			}
+		}
+	}
+	// Who does which.
+	for name, c := range map[string]client{"the admin": of.admin, "the masked reader": of.masked, "the reader": of.reader} {
+		if a := c.send(t, "POST", cardsPath+"/encode", items(values, "")); a.status != 403 {
+			t.Errorf("%s encodes: %d", name, a.status)
+		}
+	}
+	for name, c := range map[string]client{"the admin": of.admin, "the masked reader": of.masked, "the writer": of.writer} {
+		if a := c.send(t, "POST", cardsPath+"/decode", items(tokens, "")); a.status != 403 {
+			t.Errorf("%s decodes: %d", name, a.status)
+		}
+	}
+	of.writer.send(t, "PUT", cardsPath, `{}`).refused(t, 403, "forbidden")
+	of.writer.send(t, "GET", cardsPath, "").want(t, 200)
+	for _, text := range append(values, tokens...) {
+		if n := of.admin.Count(`select count(*) from privault.audit_entries where position($1 in body) > 0`, text); n != 0 {
+			t.Errorf("%d audit entries hold %s", n, text)
+		}
+	}
+	if n := of.admin.Count(`select count(*) from privault.audit_entries where body::json->'resources'->0->>'transform' = 'cards'
+		and body::json->>'items' = '3' and action in ('transform.encode', 'transform.decode') and outcome = 'ok'`); n != 3 {
+		t.Errorf("%d audit entries of three batches", n)
+	}
+}
+
+func TestABatchOfATransform(t *testing.T) {
+	t.Parallel()
+	c := serve(t).tenant()
+	c.cards(t)
+	some := c.send(t, "POST", cardsPath+"/encode", `{"items":[{"value":"4111111111111111"},{"value":"4111111111111112"},{"value":"abc"}]}`).want(t, 207).items(t)
+	if some[0].Status != 200 || some[1].Status != 422 || some[2].Status != 422 {
+		t.Errorf("got %+v", some)
+	}
+	if diff := cmp.Diff([]fault{{"/items/1/value", "luhn"}}, some[1].Error.Errors); diff != "" {
+		t.Error(diff)
+	}
+	none := c.send(t, "POST", cardsPath+"/decode", `{"items":[{"value":"4111111111111111"},{"value":"1","key_version":7}]}`).want(t, 422)
+	quiet(t, "the answer", string(none.body), "4111111111111111")
+	for body, want := range map[string]fault{
+		`{"items":[]}`:                           {"/items", "size"},
+		`{}`:                                     {"/items", "size"},
+		`{"items":[{}]}`:                         {"/items/0/value", "required"},
+		`{"items":[{"value":4111111111111111}]}`: {"/items/0/value", "type"},
+		`{"items":[{"value":null}]}`:             {"/items/0/value", "type"},
+		`{"items":[{"value":"1","key_version":0}]}`:                               {"/items/0/key_version", "key-version"},
+		`{"items":[{"value":"1","view":"plain"}]}`:                                {"/items/0", "unknown-member"},
+		`{"items":[` + strings.Repeat(`{"value":"1"},`, 1000) + `{"value":"1"}]}`: {"/items", "size"},
+	} {
+		p := c.send(t, "POST", cardsPath+"/encode", body).refused(t, 422, "validation-failed")
+		if diff := cmp.Diff([]fault{want}, p.Errors); diff != "" {
+			t.Errorf("%.60s: %s", body, diff)
+		}
+	}
+}
