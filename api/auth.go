@@ -40,6 +40,8 @@ func (s *Server) protect(next echo.HandlerFunc) echo.HandlerFunc {
 			return &vault.Error{Kind: headersTooLarge}
 		case r.Host == "":
 			return malformed("send a Host header")
+		case !s.host(r):
+			return &vault.Error{Kind: misdirected}
 		case !acceptsJSON(r.Header.Values("Accept")) && !strings.HasPrefix(c.Path(), "/audit/"):
 			return &vault.Error{Kind: notAcceptable}
 		}
@@ -73,19 +75,18 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 				return err
 			}
 		}
-		sent := r.Header.Values("Authorization")
-		key := ""
-		if len(sent) == 1 {
-			scheme, rest, _ := strings.Cut(sent[0], " ")
-			if strings.EqualFold(scheme, "Bearer") {
-				key = rest
-			}
+		from := s.address(r)
+		who, err := s.identify(r)
+		if err == nil {
+			who.Request = requestID(c)
+			who, err = s.vault.At(r.Context(), who, from)
 		}
-		who, err := s.vault.Authenticate(r.Context(), key)
 		if err != nil {
+			if vault.AsError(err).Kind == vault.Unauthenticated {
+				s.limits.Fail(from)
+			}
 			return err
 		}
-		who.Request = requestID(c)
 		c.Set(callerKey, who)
 		if who.Purpose = r.Header.Get("Privault-Purpose"); who.Purpose != "" && !purposeShape.MatchString(who.Purpose) {
 			return invalid("", "purpose", "Privault-Purpose is a lower-case letter, then up to 62 of a-z 0-9 _ -")
@@ -104,10 +105,11 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 var queryParameters = map[string][]string{
 	"/v1/collections": {"limit", "cursor"},
 	"/v1/collections/:collection/records/:record": {"fields", "view"},
+	"/v1/principals": {"limit", "cursor"},
 }
 
 func (s *Server) checkQuery(c echo.Context, r *http.Request) error {
-	if strings.Contains(r.URL.RawQuery, "pvak_") {
+	if strings.Contains(r.URL.RawQuery, "pvak_") || strings.Contains(r.URL.RawQuery, "access_token=") {
 		s.log.WarnContext(r.Context(), "credential-in-url", "request_id", requestID(c))
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/privault/privault/api"
+	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/vaulttest"
 )
 
@@ -25,29 +27,47 @@ type service struct {
 
 func serve(t *testing.T, options ...vaulttest.Option) *service {
 	t.Helper()
+	return serveWith(t, func(*api.Config) {}, options...)
+}
+
+// serveWith serves with a changed configuration.
+func serveWith(t *testing.T, change func(*api.Config), options ...vaulttest.Option) *service {
+	t.Helper()
 	s := &service{Bench: vaulttest.New(t, options...)}
+	s.listen(t, s.Vault, nil, change)
+	return s
+}
+
+// listen starts a listener on a vault, with TLS if it is given.
+func (s *service) listen(t *testing.T, v *vault.Vault, over *tls.Config, change func(*api.Config)) {
+	t.Helper()
+	config := api.Config{Vault: v, Log: s.Log.Logger(), Metrics: prometheus.NewRegistry(), Now: s.Now}
+	change(&config)
 	var err error
-	s.api, err = api.New(api.Config{Vault: s.Vault, Log: s.Log.Logger(), Metrics: prometheus.NewRegistry()})
-	if err != nil {
+	if s.api, err = api.New(config); err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewUnstartedServer(s.api.Public())
 	api.Harden(server.Config)
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	server.Start()
+	if server.TLS = over; over != nil {
+		server.StartTLS()
+	} else {
+		server.Start()
+	}
 	t.Cleanup(server.Close)
 	s.url = server.URL
-	return s
 }
 
 // client calls a service with one credential. Whatever it exchanges must be as the document says.
 type client struct {
 	*service
 	key string
+	via *http.Client // nil: http.DefaultClient
 }
 
 // tenant is a client of a new tenant, with the developer's role unless others are named.
-func (s *service) tenant(roles ...string) client { return client{s, s.Key(roles...)} }
+func (s *service) tenant(roles ...string) client { return client{service: s, key: s.Key(roles...)} }
 
 // colleague is a client of the same tenant with one role, made through the API.
 func (c client) colleague(t *testing.T, role string) client {
@@ -55,7 +75,7 @@ func (c client) colleague(t *testing.T, role string) client {
 	var principal, key struct{ ID, Key string }
 	c.send(t, "POST", "/v1/principals", `{"name":"`+role+`","roles":["`+role+`"]}`).want(t, 201).read(t, &principal)
 	c.send(t, "POST", "/v1/principals/"+principal.ID+"/keys", `{}`).want(t, 201).read(t, &key)
-	return client{c.service, key.Key}
+	return client{service: c.service, key: key.Key}
 }
 
 // collection defines a collection of optional fields, each name followed by its type.
@@ -124,7 +144,11 @@ func (c client) request(t *testing.T, method, path string, body io.Reader, heade
 // do sends a request whose body is sent and checks the exchange against the document.
 func (c client) do(t *testing.T, r *http.Request, sent []byte) answer {
 	t.Helper()
-	res, err := http.DefaultClient.Do(r)
+	via := c.via
+	if via == nil {
+		via = http.DefaultClient
+	}
+	res, err := via.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

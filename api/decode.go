@@ -37,7 +37,7 @@ func read(c echo.Context, limit int64, types ...string) ([]byte, error) {
 	if r.ContentLength > limit {
 		return nil, &vault.Error{Kind: payloadTooLarge} // before reading it
 	}
-	body := http.MaxBytesReader(c.Response(), r.Body, limit)
+	body := http.MaxBytesReader(c.Response(), paced(c), limit)
 	if r.ContentLength <= 0 {
 		return readAll(io.ReadAll(body))
 	}

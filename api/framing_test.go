@@ -16,6 +16,7 @@ func (c client) targets(t *testing.T) []target {
 	var principal struct{ ID string }
 	c.send(t, "POST", "/v1/principals", `{"name":"billing","roles":["admin"]}`).want(t, 201).read(t, &principal)
 	return []target{{"POST", "/v1/tokenize"}, {"POST", "/v1/detokenize"}, {"POST", "/v1/principals"}, {"POST", "/v1/principals/" + principal.ID + "/keys"},
+		{"PATCH", "/v1/principals/" + principal.ID}, {"POST", "/v1/revoked-tokens"},
 		{"PUT", "/v1/collections/people"}, {"PATCH", "/v1/collections/people/records/" + record}}
 }
 
@@ -209,7 +210,7 @@ func TestMethodsThatARouteDoesNotHave(t *testing.T) {
 	t.Parallel()
 	c := serve(t).tenant()
 	for path, methods := range map[string]string{"/v1/tokenize": "POST", "/v1/detokenize": "POST", "/v1/collections": "GET", "/v1/collections/people": "GET, PUT, DELETE",
-		"/v1/collections/people/import": "POST", "/v1/collections/people/records/x": "GET, PATCH, DELETE", "/v1/principals": "POST", "/v1/principals/x/keys": "POST",
+		"/v1/collections/people/import": "POST", "/v1/collections/people/records/x": "GET, PATCH, DELETE", "/v1/principals": "GET, POST", "/v1/principals/x": "PATCH", "/v1/principals/x/keys": "GET, POST", "/v1/revoked-tokens": "POST",
 		"/v1/principals/x/keys/y": "DELETE", "/openapi.yaml": "GET"} {
 		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "LINK"} {
 			if strings.Contains(methods, method) {

@@ -103,12 +103,15 @@ func (s *Server) recover(next echo.HandlerFunc) echo.HandlerFunc {
 type httpMetrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	limited  *prometheus.CounterVec
 }
 
 func newHTTPMetrics() *httpMetrics {
 	return &httpMetrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "privault_http_requests_total", Help: "Requests by route, method and status."}, []string{"route", "method", "status"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "privault_limited_total", Help: "Calls that were refused, by the limit that they reached."}, []string{"limit"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "privault_http_request_seconds", Help: "How long requests took, by route.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16)}, []string{"route"}),
@@ -117,6 +120,9 @@ func newHTTPMetrics() *httpMetrics {
 
 func (m *httpMetrics) register(r prometheus.Registerer) error {
 	if err := r.Register(m.requests); err != nil {
+		return err
+	}
+	if err := r.Register(m.limited); err != nil {
 		return err
 	}
 	return r.Register(m.seconds)

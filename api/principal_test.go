@@ -28,12 +28,12 @@ func TestAKeyWorksUntilItIsRevoked(t *testing.T) {
 	if days := key.Expires.Sub(c.Now()).Hours() / 24; days < 89 || days > 90 {
 		t.Errorf("the key is good for %.1f days", days)
 	}
-	b := client{c.service, key.Key}
+	b := client{service: c.service, key: key.Key}
 	b.send(t, "GET", "/v1/collections", "").want(t, 200)
 	c.send(t, "DELETE", keys+"/"+key.ID, "").want(t, 204)
 	revoked := b.send(t, "GET", "/v1/collections", "", "X-Request-Id: one")
 	revoked.refused(t, 401, "unauthenticated")
-	unknown := client{c.service, "pvak_none"}.send(t, "GET", "/v1/collections", "", "X-Request-Id: one")
+	unknown := client{service: c.service, key: "pvak_none"}.send(t, "GET", "/v1/collections", "", "X-Request-Id: one")
 	if diff := cmp.Diff(string(unknown.body), string(revoked.body)); diff != "" {
 		t.Errorf("a revoked key is told apart from an unknown one:\n%s", diff)
 	}
@@ -52,7 +52,7 @@ func TestAKeyEndsWithItsTime(t *testing.T) {
 	if !strings.Contains(string(a.body), soon) {
 		t.Errorf("%s doesn't end at %s", a.body, soon)
 	}
-	b := client{c.service, key.Key}
+	b := client{service: c.service, key: key.Key}
 	b.send(t, "GET", "/v1/collections", "").want(t, 200)
 	c.Advance(61 * time.Minute)
 	b.send(t, "GET", "/v1/collections", "").refused(t, 401, "unauthenticated")

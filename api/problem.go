@@ -21,6 +21,7 @@ const (
 	payloadTooLarge  vault.Kind = "payload-too-large"
 	uriTooLong       vault.Kind = "uri-too-long"
 	headersTooLarge  vault.Kind = "headers-too-large"
+	misdirected      vault.Kind = "misdirected"
 	unsupportedMedia vault.Kind = "unsupported-media-type"
 )
 
@@ -44,6 +45,9 @@ var kinds = map[vault.Kind]struct {
 	payloadTooLarge:            {http.StatusRequestEntityTooLarge, "The body is too large"},
 	uriTooLong:                 {http.StatusRequestURITooLong, "The URI is too long"},
 	unsupportedMedia:           {http.StatusUnsupportedMediaType, "The content type is not supported"},
+	misdirected:                {http.StatusMisdirectedRequest, "This server is not the host that was asked for"},
+	rateLimited:                {http.StatusTooManyRequests, "Too many calls"},
+	quotaExceeded:              {http.StatusTooManyRequests, "A quota is used up"},
 	vault.Invalid:              {http.StatusUnprocessableEntity, "The request breaks a rule"},
 	vault.LooksLikePII:         {http.StatusUnprocessableEntity, "An identifier looks like personal data"},
 	vault.DomainTooSmall:       {http.StatusUnprocessableEntity, "Too few tokens would be possible"},

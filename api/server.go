@@ -6,6 +6,8 @@ import (
 	_ "embed"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
@@ -13,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/privault/privault/api/identity"
+	"github.com/privault/privault/api/limit"
 	"github.com/privault/privault/vault"
 )
 
@@ -27,6 +31,12 @@ type Config struct {
 	Log     *slog.Logger
 	Metrics *prometheus.Registry
 	HSTS    bool // the public listener speaks TLS
+
+	Authority *identity.Authority // who else than the vault vouches for callers; nil: nobody
+	Proxies   []netip.Prefix      // whose X-Forwarded-For counts; empty: nobody's
+	SeenAs    *url.URL            // scheme and host under which callers know this server; nil: as the request says
+	Limits    *limit.Limiter      // nil: no limits
+	Now       func() time.Time    // nil: time.Now
 }
 
 // Server answers HTTP. Its two handlers belong on two listeners.
@@ -37,15 +47,25 @@ type Server struct {
 	hsts    bool
 	public  *echo.Echo
 	ops     http.Handler
+
+	authority *identity.Authority
+	outsiders outsiders
+	proxies   []netip.Prefix
+	seenAs    *url.URL
+	limits    *limit.Limiter
 }
 
 // New makes a Server.
 func New(c Config) (*Server, error) {
-	s := &Server{vault: c.Vault, log: c.Log, hsts: c.HSTS, metrics: newHTTPMetrics()}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	s := &Server{vault: c.Vault, log: c.Log, hsts: c.HSTS, metrics: newHTTPMetrics(),
+		authority: c.Authority, proxies: c.Proxies, seenAs: c.SeenAs, limits: c.Limits, outsiders: outsiders{now: c.Now}}
 	if err := s.metrics.register(c.Metrics); err != nil {
 		return nil, err
 	}
-	s.public = s.routes()
+	s.public = s.routes(s.admit, s.authenticate, s.throttle)
 	s.ops = s.operations(c.Metrics)
 	return s, nil
 }
@@ -56,11 +76,12 @@ func (s *Server) Public() http.Handler { return s.public }
 // Operations is the handler of the operators' listener: health, readiness, metrics.
 func (s *Server) Operations() http.Handler { return s.ops }
 
-func (s *Server) routes() *echo.Echo {
+// routes are all routes of the public listener; those below /v1 are guarded.
+func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.refuse
-	e.IPExtractor = echo.ExtractIPDirect() // no proxy is trusted
+	e.IPExtractor = echo.ExtractIPDirect() // nothing asks echo: Server.address knows the proxies
 	e.Use(s.observe, s.recover, s.protect)
 
 	e.RouteNotFound("/*", s.noRoute)
@@ -71,7 +92,7 @@ func (s *Server) routes() *echo.Echo {
 		e.GET("/audit/tile/:level"+index, s.auditTile)
 	}
 
-	v1 := e.Group("/v1", s.authenticate)
+	v1 := e.Group("/v1", guards...)
 	v1.RouteNotFound("/*", s.noRoute) // below /v1, strangers hear 401 whatever they ask for
 	v1.GET("/types", s.listTypes)
 	v1.GET("/collections", s.listCollections)
@@ -91,11 +112,15 @@ func (s *Server) routes() *echo.Echo {
 	v1.POST("/transforms/:transform/encode", s.encode)
 	v1.POST("/transforms/:transform/decode", s.decode)
 	v1.POST("/principals", s.createPrincipal)
+	v1.GET("/principals", s.listPrincipals)
+	v1.PATCH("/principals/:principal", s.patchPrincipal)
 	v1.POST("/principals/:principal/keys", s.issueKey)
+	v1.GET("/principals/:principal/keys", s.listAPIKeys)
 	v1.DELETE("/principals/:principal/keys/:key", s.revokeKey)
 	v1.GET("/jobs/:job", s.getJob)
 	v1.GET("/keys", s.listKeys)
 	v1.POST("/keys/:key/rotate", s.rotateKey)
+	v1.POST("/revoked-tokens", s.revokeToken)
 	return e
 }
 

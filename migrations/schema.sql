@@ -300,6 +300,8 @@ CREATE TABLE privault.credentials (
     created_at timestamp with time zone NOT NULL,
     expires_at timestamp with time zone NOT NULL,
     revoked_at timestamp with time zone,
+    networks cidr[] DEFAULT '{}'::cidr[] NOT NULL,
+    last_used_at timestamp with time zone,
     CONSTRAINT credentials_digest_check CHECK ((octet_length(digest) = 32))
 );
 
@@ -371,7 +373,11 @@ CREATE TABLE privault.principals (
     name text NOT NULL,
     roles text[] NOT NULL,
     created_at timestamp with time zone NOT NULL,
-    CONSTRAINT principals_name_check CHECK ((name ~ '^[a-z][a-z0-9_-]{0,62}$'::text))
+    authority text,
+    subject text,
+    disabled_at timestamp with time zone,
+    CONSTRAINT principals_name_check CHECK ((name ~ '^[a-z][a-z0-9_-]{0,62}$'::text)),
+    CONSTRAINT principals_outsider CHECK (((authority IS NULL) = (subject IS NULL)))
 );
 
 ALTER TABLE ONLY privault.principals FORCE ROW LEVEL SECURITY;
@@ -394,6 +400,16 @@ CREATE TABLE privault.records (
 ALTER TABLE ONLY privault.records ALTER COLUMN sealed SET STORAGE EXTERNAL;
 
 ALTER TABLE ONLY privault.records FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.revoked_tokens (
+    tenant_id uuid NOT NULL,
+    digest bytea NOT NULL,
+    revoked_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT revoked_tokens_digest_check CHECK ((octet_length(digest) = 32))
+);
+
+ALTER TABLE ONLY privault.revoked_tokens FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.schema_migrations (
     version bigint NOT NULL,
@@ -584,6 +600,9 @@ ALTER TABLE ONLY privault.principals
 ALTER TABLE ONLY privault.records
     ADD CONSTRAINT records_pkey PRIMARY KEY (tenant_id, record_id);
 
+ALTER TABLE ONLY privault.revoked_tokens
+    ADD CONSTRAINT revoked_tokens_pkey PRIMARY KEY (tenant_id, digest);
+
 ALTER TABLE ONLY privault.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
@@ -704,6 +723,8 @@ ALTER TABLE privault.principals ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.records ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.revoked_tokens ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.subjects ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON privault.audit_entries USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
@@ -723,6 +744,8 @@ CREATE POLICY tenant ON privault.jobs USING ((tenant_id = ( SELECT privault.tena
 CREATE POLICY tenant ON privault.principals USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.records USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.revoked_tokens USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.subjects USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -777,6 +800,8 @@ GRANT SELECT,INSERT,UPDATE ON TABLE privault.jobs TO privault_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.principals TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.records TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.revoked_tokens TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subjects TO privault_app;
 

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -33,8 +34,22 @@ const (
 	maxKeyLife     = 366 * 24 * time.Hour
 	// A development server goes on with its key for as long as its data lies there.
 	developerKeyLife = 10 * 365 * 24 * time.Hour
-	// credentialTTL bounds how long a revoked key still works on a replica that didn't revoke it.
-	credentialTTL = 5 * time.Second
+	// CredentialTTL bounds how long a revoked credential still works on a replica that didn't revoke it.
+	CredentialTTL = 5 * time.Second
+)
+
+// How callers prove who they are.
+const (
+	MethodAPIKey = "api-key"
+	MethodJWT    = "jwt"
+	MethodMTLS   = "mtls"
+)
+
+// Rotation: the key that is replaced goes on for a while.
+const (
+	defaultOverlap = 24 * time.Hour
+	maxOverlap     = 7 * 24 * time.Hour
+	maxNetworks    = 64
 )
 
 func newAPIKey() string {
@@ -57,13 +72,16 @@ func wellFormedKey(key string) bool {
 	return base62.Decode(raw, key[len(apiKeyPrefix):at]) == nil && base62.Encode(apiKeySum(key[:at])) == key[at:]
 }
 
-// lookups holds who an API key stands for, for credentialTTL: by the key's SHA-256, which in memory needs no key of its
+// lookups holds who an API key stands for, for CredentialTTL: by the key's SHA-256, which in memory needs no key of its
 // own and costs a tenth of the stored digest.
 type lookups struct {
 	flights singleflight.Group
 	mu      sync.Mutex
 	held    map[[sha256.Size]byte]lookup
+	used    map[tenantCredential]time.Time // since the last NoteLastUsed
 }
+
+type tenantCredential struct{ tenant, credential ID }
 
 type lookup struct {
 	caller  Caller
@@ -74,7 +92,10 @@ type lookup struct {
 // maxLookups bounds the memory of lookups; past it, all are forgotten and asked for again.
 const maxLookups = 50_000
 
-func (l *lookups) init() { l.held = map[[sha256.Size]byte]lookup{} }
+func (l *lookups) init() {
+	l.held = map[[sha256.Size]byte]lookup{}
+	l.used = map[tenantCredential]time.Time{}
+}
 
 func (l *lookups) get(key [sha256.Size]byte, now time.Time) (Caller, bool) {
 	l.mu.Lock()
@@ -90,6 +111,8 @@ func (l *lookups) put(key [sha256.Size]byte, h lookup) {
 		clear(l.held)
 	}
 	l.held[key] = h
+	// A key in use is looked up every CredentialTTL: noting it then costs the calls in between nothing.
+	l.used[tenantCredential{h.caller.Tenant, h.caller.Credential}] = h.until.Add(-CredentialTTL)
 }
 
 func (l *lookups) forget() {
@@ -98,7 +121,7 @@ func (l *lookups) forget() {
 	clear(l.held)
 }
 
-var errUnauthenticated = &Error{Kind: Unauthenticated, Detail: "send a valid API key as Authorization: Bearer"}
+var errUnauthenticated = &Error{Kind: Unauthenticated, Detail: "send a valid credential"}
 
 // Authenticate gives the caller that an API key stands for. Unknown, expired and revoked keys are refused alike.
 func (v *Vault) Authenticate(ctx context.Context, key string) (Caller, error) {
@@ -130,11 +153,11 @@ func (v *Vault) lookUp(ctx context.Context, key string, known [sha256.Size]byte)
 		return c, err
 	}
 	var expires time.Time
-	var revoked *time.Time
+	var revoked, disabled *time.Time
 	err = v.store.data.asPresented(ctx, sum, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
-			select tenant_id, principal_id, credential_id, expires_at, revoked_at from privault.credentials where digest = $1`,
-			sum).Scan(&c.Tenant, &c.Principal, &c.Credential, &expires, &revoked)
+			select tenant_id, principal_id, credential_id, expires_at, revoked_at, networks from privault.credentials where digest = $1`,
+			sum).Scan(&c.Tenant, &c.Principal, &c.Credential, &expires, &revoked, &c.networks)
 		if err != nil {
 			return err
 		}
@@ -142,23 +165,44 @@ func (v *Vault) lookUp(ctx context.Context, key string, known [sha256.Size]byte)
 			return err
 		}
 		return tx.QueryRow(ctx, `
-			select roles from privault.principals where tenant_id = $1 and principal_id = $2`,
-			c.Tenant, c.Principal).Scan(&c.Roles)
+			select roles, disabled_at from privault.principals where tenant_id = $1 and principal_id = $2`,
+			c.Tenant, c.Principal).Scan(&c.Roles, &disabled)
 	})
+	c.Method = MethodAPIKey
 	now := v.now()
 	switch {
-	case errors.Is(err, pgx.ErrNoRows), err == nil && (revoked != nil || !now.Before(expires)):
+	case errors.Is(err, pgx.ErrNoRows), err == nil && (revoked != nil || disabled != nil || !now.Before(expires)):
 		return Caller{}, errUnauthenticated
 	case err != nil:
 		return Caller{}, err
 	}
-	c.Method = MethodAPIKey
-	v.credentials.put(known, lookup{c, expires, now.Add(credentialTTL)})
+	v.credentials.put(known, lookup{c, expires, now.Add(CredentialTTL)})
 	return c, nil
 }
 
-// IssueKey gives a principal a new API key, for 90 days unless expires says otherwise.
-func (v *Vault) IssueKey(ctx context.Context, who Caller, principalID string, expires *time.Time) (Issued, error) {
+// At is the caller calling from an address. A key that may not be used from there is refused like an unknown one, and
+// the entry says why: its owner reads that, and a thief doesn't.
+func (v *Vault) At(ctx context.Context, who Caller, from netip.Addr) (Caller, error) {
+	who.Network = from.Unmap().WithZone("")
+	if len(who.networks) == 0 {
+		return who, nil
+	}
+	for _, p := range who.networks {
+		if p.Contains(who.Network) {
+			return who, nil
+		}
+	}
+	e, err := v.open(who, policy.UseKey)
+	if err != nil {
+		return Caller{}, err
+	}
+	e.Rule, e.Network = "key-networks", who.Network.String()
+	return Caller{}, v.refuse(ctx, e, errUnauthenticated)
+}
+
+// IssueKey gives a principal a new API key. A principal may have several; the one that a new key replaces goes on for the
+// overlap, so that services can be moved over one by one.
+func (v *Vault) IssueKey(ctx context.Context, who Caller, principalID string, terms KeyTerms) (Issued, error) {
 	var issued Issued
 	// Before the transaction: a slow KMS must not hold a connection.
 	keys, err := v.keyring.of(ctx, deploymentTenant)
@@ -166,16 +210,7 @@ func (v *Vault) IssueKey(ctx context.Context, who Caller, principalID string, ex
 		return issued, v.refuseUnopened(ctx, who, policy.ManagePrincipals, err)
 	}
 	err = v.within(ctx, who, policy.ManagePrincipals, func(t *txn) error {
-		principal, ok := parseID(principalPrefix, principalID)
-		if !ok {
-			return fail(NotFound, "")
-		}
-		err := t.data.QueryRow(ctx, `
-			select principal_id from privault.principals where tenant_id = $1 and principal_id = $2`,
-			who.Tenant, principal).Scan(&principal)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fail(NotFound, "")
-		}
+		principal, err := t.principal(ctx, principalID)
 		if err != nil {
 			return err
 		}
@@ -183,19 +218,28 @@ func (v *Vault) IssueKey(ctx context.Context, who Caller, principalID string, ex
 			return err
 		}
 		until := t.now.Add(defaultKeyLife)
-		if expires != nil {
-			until = *microseconds(expires)
+		if terms.Expires != nil {
+			until = *microseconds(terms.Expires)
 		}
 		if !until.After(t.now) || until.After(t.now.Add(maxKeyLife)) {
 			return invalid("/expires_at", "range", "a key expires in the future, at most 366 days from now")
 		}
-		issued, err = t.issue(ctx, keys, principal, until)
+		if len(terms.Networks) > maxNetworks {
+			return invalid("/networks", "size", "a key has at most 64 networks")
+		}
+		if err := t.replace(ctx, principal, terms); err != nil {
+			return err
+		}
+		issued, err = t.issue(ctx, keys, principal, until, terms.Networks)
 		return err
 	})
+	if err == nil && terms.Replaces != "" {
+		v.credentials.forget()
+	}
 	return issued, err
 }
 
-func (t *txn) issue(ctx context.Context, deployment *tenantKeys, principal ID, expires time.Time) (Issued, error) {
+func (t *txn) issue(ctx context.Context, deployment *tenantKeys, principal ID, expires time.Time, networks []netip.Prefix) (Issued, error) {
 	id, err := newID()
 	if err != nil {
 		return Issued{}, err
@@ -206,14 +250,14 @@ func (t *txn) issue(ctx context.Context, deployment *tenantKeys, principal ID, e
 		return Issued{}, err
 	}
 	_, err = t.data.Exec(ctx, `
-		insert into privault.credentials (tenant_id, credential_id, principal_id, digest, created_at, expires_at)
-		values ($1, $2, $3, $4, $5, $6)`, t.who.Tenant, id, principal, sum, t.now, expires)
+		insert into privault.credentials (tenant_id, credential_id, principal_id, digest, created_at, expires_at, networks)
+		values ($1, $2, $3, $4, $5, $6, coalesce($7, '{}'::cidr[]))`, t.who.Tenant, id, principal, sum, t.now, expires, networks)
 	issued := Issued{Principal: formatID(principalPrefix, principal), ID: formatID(credentialPrefix, id), Key: key, Expires: expires.UTC()}
 	t.entry.Resources = append(t.entry.Resources, resource{Principal: issued.Principal, Credential: issued.ID})
 	return issued, err
 }
 
-// RevokeKey ends an API key: for calls that begin afterwards here, within credentialTTL on every other replica.
+// RevokeKey ends an API key: for calls that begin afterwards here, within CredentialTTL on every other replica.
 func (v *Vault) RevokeKey(ctx context.Context, who Caller, principalID, keyID string) error {
 	err := v.within(ctx, who, policy.ManagePrincipals, func(t *txn) error {
 		principal, knownPrincipal := parseID(principalPrefix, principalID)

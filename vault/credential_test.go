@@ -17,7 +17,7 @@ func service(t *testing.T, v *vaulttest.Bench, who vault.Caller, expires *time.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	issued, err := v.IssueKey(t.Context(), who, principal, expires)
+	issued, err := v.IssueKey(t.Context(), who, principal, vault.KeyTerms{Expires: expires})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,13 +110,13 @@ func TestKeyExpires(t *testing.T) {
 	v := vaulttest.New(t)
 	who := v.Tenant(policy.Admin)
 	for what, at := range map[string]time.Time{"in the past": v.Now().Add(-time.Minute), "too far away": v.Now().Add(367 * 24 * time.Hour)} {
-		_, err := v.IssueKey(t.Context(), who, "prn_0000000000000000000001", &at)
+		_, err := v.IssueKey(t.Context(), who, "prn_0000000000000000000001", vault.KeyTerms{Expires: &at})
 		wantKind(t, "a key of nobody", err, vault.NotFound)
 		principal, err := v.CreatePrincipal(t.Context(), who, "p-"+strings.Fields(what)[0], []string{policy.Admin})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = v.IssueKey(t.Context(), who, principal, &at)
+		_, err = v.IssueKey(t.Context(), who, principal, vault.KeyTerms{Expires: &at})
 		wantKind(t, "a key that expires "+what, err, vault.Invalid)
 	}
 	soon := v.Now().Add(3 * time.Second) // less than a replica may remember who a key stands for
@@ -138,7 +138,7 @@ func TestKeyIsRevoked(t *testing.T) {
 	who := v.Tenant(policy.Admin)
 	other := v.Replica()
 	issued := service(t, v, who, nil)
-	second, err := v.IssueKey(t.Context(), who, issued.Principal, nil)
+	second, err := v.IssueKey(t.Context(), who, issued.Principal, vault.KeyTerms{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,10 +31,9 @@ type Caller struct {
 	MTLS, DPoP bool                // that it holds the key that its certificate, or its token, is bound to
 	Purpose    string              // what a read is for, as the caller says
 	Request    string              // the request's id, for the audit entry
-}
 
-// MethodAPIKey is the Method of callers who sent an API key. It is what policies see.
-const MethodAPIKey = "api-key"
+	networks []netip.Prefix // where the key may be used from; empty: anywhere
+}
 
 // Config is what a Vault needs. Databases and KMS are required; the rest has defaults.
 type Config struct {
@@ -62,6 +61,7 @@ type Vault struct {
 	keyring     *keyring
 	collections schemas
 	credentials lookups
+	tenants     sync.Map // name → tenant ID
 	groups      sync.Map // tenant ID → *groups
 	jobs        jobs
 	rotateAfter time.Duration

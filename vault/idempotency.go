@@ -169,9 +169,9 @@ func (v *Vault) SweepIdempotencyKeys(ctx context.Context, tenant ID, batch int) 
 	return deleted, err
 }
 
-// sweepIdempotencyKeys does it for every tenant.
+// sweepIdempotencyKeys does it for every tenant, and deletes revocations that are over too.
 func (v *Vault) sweepIdempotencyKeys(ctx context.Context) error {
-	return v.eachTenant(ctx, 1000, v.SweepIdempotencyKeys)
+	return errors.Join(v.eachTenant(ctx, 1000, v.SweepIdempotencyKeys), v.eachTenant(ctx, 1000, v.SweepRevocations))
 }
 
 // Tenants are the ids of all tenants, for sweeps.

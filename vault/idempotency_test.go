@@ -97,7 +97,7 @@ func TestKeyBelongsToItsPrincipal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issued, err := w.IssueKey(ctx, w.who, principal, nil)
+	issued, err := w.IssueKey(ctx, w.who, principal, vault.KeyTerms{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -187,7 +187,7 @@ func TestKMSOutage(t *testing.T) {
 	}
 	_, err = w.PatchRecord(t.Context(), w.who, "people", w.record.Record, vault.Patch{Remove: []string{"name"}, IfVersion: 1})
 	wantKind(t, "patch", err, vault.KMSUnavailable)
-	_, err = w.IssueKey(t.Context(), w.who, "prn_0000000000000000000001", nil)
+	_, err = w.IssueKey(t.Context(), w.who, "prn_0000000000000000000001", vault.KeyTerms{})
 	wantKind(t, "a new API key", err, vault.KMSUnavailable)
 	_, _, err = w.ListCollections(t.Context(), w.who, "", 10)
 	wantKind(t, "a list", err, vault.KMSUnavailable)

@@ -94,7 +94,7 @@ func (v *Vault) CreateTenant(ctx context.Context, name string, roles []string) (
 		if slices.Contains(roles, policy.Developer) {
 			life = developerKeyLife
 		}
-		issued, err = t.issue(ctx, deployment, principal, t.now.Add(life))
+		issued, err = t.issue(ctx, deployment, principal, t.now.Add(life), nil)
 		return err
 	})
 	issued.Tenant = name

@@ -29,7 +29,7 @@ func TestForeignIsUnknown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := v.IssueKey(ctx, owner, principal, nil)
+	key, err := v.IssueKey(ctx, owner, principal, vault.KeyTerms{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestForeignIsUnknown(t *testing.T) {
 		},
 		"DeleteCollection": func(_, _, collection, _, _ string) error { return v.DeleteCollection(ctx, stranger, collection, 0) },
 		"IssueKey": func(_, _, _, principal, _ string) error {
-			_, err := v.IssueKey(ctx, stranger, principal, nil)
+			_, err := v.IssueKey(ctx, stranger, principal, vault.KeyTerms{})
 			return err
 		},
 		"RevokeKey": func(_, _, _, principal, key string) error { return v.RevokeKey(ctx, stranger, principal, key) },
@@ -165,7 +165,7 @@ func asApp(t *testing.T, url string, tenant *[16]byte, do func(pgx.Tx)) {
 func (s *scene) fill(t *testing.T) {
 	t.Helper()
 	for _, op := range operations() {
-		if op.name == "Tokenize with a key" {
+		if op.name == "Tokenize with a key" || op.name == "RevokeToken" {
 			wantKind(t, op.name, op.do(s, s.who), "")
 		}
 	}
@@ -283,6 +283,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app privault.jobs INSERT SELECT UPDATE",
 		"privault_app privault.principals INSERT SELECT UPDATE",
 		"privault_app privault.records DELETE INSERT SELECT UPDATE",
+		"privault_app privault.revoked_tokens DELETE INSERT SELECT UPDATE",
 		"privault_app privault.subjects DELETE INSERT SELECT UPDATE",
 		"privault_app privault.tenants INSERT SELECT",
 		"privault_app privault.transforms DELETE INSERT SELECT",

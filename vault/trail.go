@@ -15,6 +15,8 @@ type entry struct {
 	Request    string     `json:"request,omitempty"`
 	Principal  string     `json:"principal,omitempty"`
 	Credential string     `json:"credential,omitempty"`
+	Method     string     `json:"method,omitempty"`  // how the caller proved who it is, where not by an API key
+	Network    string     `json:"network,omitempty"` // where a key was refused for where it was used
 	Purpose    string     `json:"purpose,omitempty"`
 	Action     string     `json:"action"`
 	Outcome    string     `json:"outcome"`           // ok, denied or failed
@@ -69,6 +71,9 @@ func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
 	}
 	if who.Principal != (ID{}) {
 		e.Principal, e.Credential = formatID(principalPrefix, who.Principal), formatID(credentialPrefix, who.Credential)
+	}
+	if who.Method != MethodAPIKey {
+		e.Method = who.Method
 	}
 	return e, nil
 }

@@ -46,7 +46,7 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 	if s.principal, err = s.CreatePrincipal(ctx, s.who, "service", []string{policy.Admin}); err != nil {
 		t.Fatal(err)
 	}
-	if s.key, err = s.IssueKey(ctx, s.who, s.principal, nil); err != nil {
+	if s.key, err = s.IssueKey(ctx, s.who, s.principal, vault.KeyTerms{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.RotateKey(ctx, s.who, "wrap"); err != nil {
@@ -244,9 +244,12 @@ func operations() []operation {
 				return err
 			}},
 		{name: "IssueKey", action: policy.ManagePrincipals, problem: vault.Invalid,
-			do: func(s *scene, who vault.Caller) error { _, err := s.IssueKey(ctx, who, s.principal, nil); return err },
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.IssueKey(ctx, who, s.principal, vault.KeyTerms{})
+				return err
+			},
 			fail: func(s *scene, who vault.Caller) error {
-				_, err := s.IssueKey(ctx, who, s.principal, &expired)
+				_, err := s.IssueKey(ctx, who, s.principal, vault.KeyTerms{Expires: &expired})
 				return err
 			}},
 		{name: "RevokeKey", action: policy.ManagePrincipals, problem: vault.NotFound,
@@ -270,6 +273,43 @@ func operations() []operation {
 		{name: "Job", action: policy.ReadJobs, problem: vault.NotFound,
 			do:   func(s *scene, who vault.Caller) error { _, err := s.Job(ctx, who, s.job); return err },
 			fail: func(s *scene, who vault.Caller) error { _, err := s.Job(ctx, who, "job_x"); return err }},
+		{name: "IssueKey, replacing", action: policy.ManagePrincipals, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.IssueKey(ctx, who, s.principal, vault.KeyTerms{Replaces: s.key.ID})
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.IssueKey(ctx, who, s.principal, vault.KeyTerms{Replaces: "key_x"})
+				return err
+			}},
+		{name: "ListPrincipals", action: policy.ManagePrincipals, problem: vault.Malformed,
+			do:   func(s *scene, who vault.Caller) error { _, _, err := s.ListPrincipals(ctx, who, "", 10); return err },
+			fail: func(s *scene, who vault.Caller) error { _, _, err := s.ListPrincipals(ctx, who, "x", 10); return err }},
+		{name: "ListKeys", action: policy.ManagePrincipals, problem: vault.NotFound,
+			do:   func(s *scene, who vault.Caller) error { _, err := s.ListKeys(ctx, who, s.principal); return err },
+			fail: func(s *scene, who vault.Caller) error { _, err := s.ListKeys(ctx, who, "prn_x"); return err }},
+		{name: "DisablePrincipal", action: policy.ManagePrincipals, problem: vault.NotFound,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.DisablePrincipal(ctx, who, s.principal, true)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.DisablePrincipal(ctx, who, "prn_x", true)
+				return err
+			}},
+		{name: "RevokeToken", action: policy.ManagePrincipals, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error {
+				return s.RevokeToken(ctx, who, "https://idp.example", "jti-1", nil)
+			},
+			fail: func(s *scene, who vault.Caller) error { return s.RevokeToken(ctx, who, "", "jti-1", nil) }},
+		{name: "SweepRevocations", action: policy.Sweep, operator: true, problem: vault.Internal,
+			do: func(s *scene, who vault.Caller) error { _, err := s.SweepRevocations(ctx, who.Tenant, 10); return err },
+			fail: func(s *scene, who vault.Caller) error {
+				s.Exec(`alter table privault.revoked_tokens rename to elsewhere`)
+				defer s.Exec(`alter table privault.elsewhere rename to revoked_tokens`)
+				_, err := s.SweepRevocations(ctx, who.Tenant, 10)
+				return err
+			}},
 		{name: "CreateTenant", action: policy.CreateTenant, problem: vault.Conflict, operator: true,
 			do: func(s *scene, _ vault.Caller) error {
 				_, err := s.CreateTenant(ctx, "fresh", []string{"admin"})

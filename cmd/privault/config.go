@@ -18,6 +18,8 @@ type Config struct {
 	Database `embed:""`
 	Keys     `embed:""`
 	Audit    `embed:""`
+	Access   `embed:""`
+	Limits   `embed:""`
 
 	Listen       string `env:"PRIVAULT_LISTEN" default:"0.0.0.0:8443" help:"Address of the public listener."`
 	OpsListen    string `env:"PRIVAULT_OPS_LISTEN" default:"127.0.0.1:9200" help:"Address of the operators' listener: /healthz, /readyz, /metrics."`
@@ -67,6 +69,8 @@ func (c *Config) faults() []string {
 	c.Database.check(bad, c.AllowUnsafeDatabase)
 	c.Keys.check(bad)
 	c.Audit.check(bad)
+	c.Access.check(bad, c.Listen, c.TLSCert != "")
+	c.Limits.check(bad)
 	if kms.DevelopmentOnly(c.KMS) && !c.AllowLocalKMS {
 		bad("the KMS is local: its key lies on this machine's disk; use a real KMS, or say --allow-local-kms")
 	}

@@ -48,11 +48,23 @@ func (s *serveCmd) Run(ctx context.Context) error {
 	if unfit := s.unforgiven(faults); len(unfit) > 0 {
 		return &configError{unfit}
 	}
-	public := listener{address: s.Listen}
-	if s.TLSCert != "" {
-		public.tls = tlsConfig(s.TLSCert, s.TLSKey, log)
+	proxies, err := s.proxies()
+	if err != nil {
+		return err
 	}
-	return (&service{vault: v, log: log, metrics: metrics, public: public, ops: listener{address: s.OpsListen}}).run(ctx, nil)
+	public := listener{address: s.Listen, caps: &capped{most: s.MaxConnections, perAddress: s.MaxPerAddress, exempt: proxies}}
+	if s.TLSCert != "" {
+		public.tls = withClientCerts(tlsConfig(s.TLSCert, s.TLSKey, log), s.ClientCA, log)
+	}
+	return (&service{vault: v, log: log, metrics: metrics, public: public, ops: listener{address: s.OpsListen}, settings: s.apply}).run(ctx, nil)
+}
+
+// apply completes the API's configuration.
+func (s *serveCmd) apply(c *api.Config) error {
+	if err := s.Limits.apply(c); err != nil {
+		return err
+	}
+	return s.Access.apply(c)
 }
 
 // unforgiven are the faults of the database that no operator has allowed by name. Roles never are.
@@ -73,6 +85,7 @@ func newMetrics() *prometheus.Registry {
 type listener struct {
 	address string
 	tls     *tls.Config // nil: plain HTTP
+	caps    *capped     // nil: any number of connections
 }
 
 // service is a running server: both listeners and the jobs beside them.
@@ -81,6 +94,7 @@ type service struct {
 	log         *slog.Logger
 	metrics     *prometheus.Registry
 	public, ops listener
+	settings    func(*api.Config) error // nil: API keys only, addresses of connections, no limits
 }
 
 // drain is how long a stopping server waits for the requests that it has accepted.
@@ -88,7 +102,14 @@ const drain = 20 * time.Second
 
 // run serves until ctx ends, then finishes what it accepted. ready is called once both listeners are open.
 func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) error) error {
-	server, err := api.New(api.Config{Vault: s.vault, Log: s.log, Metrics: s.metrics, HSTS: s.public.tls != nil})
+	config := api.Config{Vault: s.vault, Log: s.log, Metrics: s.metrics, HSTS: s.public.tls != nil}
+	if s.settings != nil {
+		if err := s.settings(&config); err != nil {
+			return err
+		}
+	}
+	defer config.Limits.Close()
+	server, err := api.New(config)
 	if err != nil {
 		return err
 	}
@@ -125,6 +146,7 @@ func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) erro
 	}
 	g.Go(func() error { return s.work(ctx) })
 	g.Go(func() error { return s.sequence(ctx) })
+	g.Go(func() error { return s.noteLastUsed(ctx) })
 	s.log.InfoContext(ctx, "serving", "listen", public.Addr().String(), "ops_listen", ops.Addr().String(), "tls", s.public.tls != nil)
 	if ready != nil {
 		g.Go(func() error { return ready(public.Addr(), ops.Addr()) })
@@ -138,6 +160,10 @@ func (l listener) open(ctx context.Context) (net.Listener, error) {
 	opened, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", l.address, err)
+	}
+	if l.caps != nil {
+		l.caps.Listener = opened
+		opened = l.caps
 	}
 	if l.tls != nil {
 		return tls.NewListener(opened, l.tls), nil
@@ -154,6 +180,25 @@ func (s *service) work(ctx context.Context) error {
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer cancel()
 	return s.vault.StopJobs(late)
+}
+
+// noteLastUsed writes down now and then, and at the end, when API keys were last used.
+func (s *service) noteLastUsed(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for last := false; !last; {
+		select {
+		case <-ctx.Done():
+			last = true
+		case <-tick.C:
+		}
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+		if err := s.vault.NoteLastUsed(late); err != nil {
+			s.log.WarnContext(ctx, "when keys were last used is not written down", "error", err)
+		}
+		cancel()
+	}
+	return nil
 }
 
 // certificates reads a certificate again when its files change, at most once in a while.

@@ -43,6 +43,10 @@ const (
 	CreateTenant     Action = "tenant.create" // by the deployment's operator, on the machine itself; no role has it
 	Sweep            Action = "sweep"         // likewise
 	Work             Action = "job.work"      // likewise: a batch of a job, which was decided on when it was enqueued
+
+	// IntroducePrincipal notes whom a configured authority vouches for; UseKey is refused where a key may not be used.
+	IntroducePrincipal Action = "principal.introduce"
+	UseKey             Action = "key.use"
 )
 
 // kind is the type of the resource that an action is decided on.

@@ -1,0 +1,110 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/privault/privault/api/limit"
+	"github.com/privault/privault/vault"
+)
+
+const (
+	rateLimited   vault.Kind = "rate-limited"
+	quotaExceeded vault.Kind = "quota-exceeded"
+)
+
+// admit charges the client's address, before anything is known of who calls: a flood of strangers costs next to nothing.
+func (s *Server) admit(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if err := s.limits.Arrive(s.address(c.Request()), 1); err != nil {
+			return s.limited(c, err)
+		}
+		return next(c)
+	}
+}
+
+// throttle charges the caller, slows it down, or refuses its call.
+func (s *Server) throttle(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if s.limits == nil {
+			return next(c)
+		}
+		r, who := c.Request(), caller(c)
+		leave, err := s.limits.Enter(r.Context(), limit.Caller{Tenant: who.Tenant, Principal: who.Principal, Key: who.Credential},
+			s.limits.Cost(r.Method+" "+c.Path(), r.ContentLength))
+		if err != nil {
+			return s.limited(c, err)
+		}
+		defer leave()
+		return next(c)
+	}
+}
+
+// limited gives a refusal as a problem, with what a client needs to know to slow down by itself
+// (draft-ietf-httpapi-ratelimit-headers).
+func (s *Server) limited(c echo.Context, err error) error {
+	var r *limit.Refusal
+	switch {
+	case errors.Is(err, limit.ErrAway):
+		s.log.WarnContext(c.Request().Context(), "calls can't be counted", "error", err)
+		return &vault.Error{Kind: vault.Overloaded, RetryAfter: time.Second}
+	case !errors.As(err, &r):
+		return err // the caller went away while it waited
+	}
+	s.metrics.limited.WithLabelValues(r.Policy).Inc()
+	after := time.Duration(math.Ceil(r.After.Seconds())) * time.Second
+	h := c.Response().Header()
+	if r.Rate.Burst > 0 {
+		h.Set("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", r.Policy, r.Rate.Burst, r.Rate.Window()))
+	}
+	h.Set("RateLimit", fmt.Sprintf("%q;r=0;t=%d", r.Policy, int(after.Seconds())))
+	kind := rateLimited
+	if r.Quota {
+		kind = quotaExceeded
+	}
+	return &vault.Error{Kind: kind, Detail: "the limit " + r.Policy + " is reached", RetryAfter: after}
+}
+
+// A body may come slowly, but not arbitrarily so: after bodyGrace it must have come at minBodyRate on average.
+const (
+	bodyGrace   = 5 * time.Second
+	minBodyRate = 1 << 10 // bytes a second
+)
+
+// paced reads a request's body and gives up on one that is too slow. A body that comes in one piece costs it nothing.
+func paced(c echo.Context) io.ReadCloser {
+	return &pacedBody{ReadCloser: c.Request().Body, control: http.NewResponseController(c.Response())}
+}
+
+type pacedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+	start   time.Time
+	read    int64
+}
+
+func (b *pacedBody) Read(p []byte) (int, error) {
+	if b.start.IsZero() {
+		b.start = time.Now()
+		// The whole of a request has readTimeout from its first byte on; its body, at least, must begin within the grace.
+		_ = b.control.SetReadDeadline(b.start.Add(bodyGrace))
+	} else {
+		earned := time.Duration(b.read) * time.Second / minBodyRate
+		_ = b.control.SetReadDeadline(b.start.Add(min(bodyGrace+earned, readTimeout)))
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.read += int64(n)
+	return n, err
+}
+
+// host says whether a request is meant for us, where the operator has said who we are.
+func (s *Server) host(r *http.Request) bool {
+	return s.seenAs == nil || strings.EqualFold(r.Host, s.seenAs.Host)
+}
