@@ -51,6 +51,7 @@ type Keys struct {
 	PassphraseFile string        `name:"kms-passphrase-file" env:"PRIVAULT_KMS_PASSPHRASE_FILE" placeholder:"FILE" help:"File with the passphrase of a local key that is sealed to one."`
 	KMSTimeout     time.Duration `name:"kms-timeout" env:"PRIVAULT_KMS_TIMEOUT" default:"5s" help:"Time for one call of the KMS."`
 	KeyCacheTTL    time.Duration `env:"PRIVAULT_KEY_CACHE_TTL" default:"300s" help:"How long unwrapped tenant keysets are used; once more as long while the KMS is away."`
+	RotateAfter    time.Duration `name:"rotate-keys-after" env:"PRIVAULT_ROTATE_KEYS_AFTER" default:"0s" help:"Age at which a server rotates root and wrap keys by itself, e.g. 8760h; 0: never."`
 
 	Providers `embed:""`
 }
@@ -98,6 +99,9 @@ func (k Keys) check(bad func(string, ...any)) {
 	if k.KMS == "" {
 		bad("--kms (PRIVAULT_KMS) is missing")
 	}
+	if k.RotateAfter != 0 && k.RotateAfter < 24*time.Hour {
+		bad("--rotate-keys-after is 0 or at least 24h")
+	}
 	if k.KeyCacheTTL < time.Second || k.KMSTimeout < time.Millisecond {
 		bad("--key-cache-ttl must be at least 1s and --kms-timeout at least 1ms")
 	}
@@ -143,7 +147,7 @@ func openVault(ctx context.Context, d Database, k Keys, change func(*vault.Confi
 		return nil, fmt.Errorf("open the key-encryption key: %w", err)
 	}
 	c := vault.Config{DataURL: d.DatabaseURL, KeystoreURL: d.KeystoreURL, KMS: key, KMSTimeout: k.KMSTimeout,
-		KeyCacheTTL: k.KeyCacheTTL, MaxConns: d.MaxConns}
+		KeyCacheTTL: k.KeyCacheTTL, RotateAfter: k.RotateAfter, MaxConns: d.MaxConns}
 	change(&c)
 	return vault.Open(ctx, c)
 }

@@ -17,6 +17,8 @@ import (
 
 type keysCmd struct {
 	Create keysCreateCmd `cmd:"" help:"Make a local key-encryption key: a Tink keyset in a file, sealed to a key file or to a passphrase."`
+	List   keysListCmd   `cmd:"" help:"Show a tenant's keys: versions, ages, uses."`
+	Rotate keysRotateCmd `cmd:"" help:"Give a tenant's key a new version; what the old one made goes on opening."`
 	Check  keysCheckCmd  `cmd:"" help:"Prove that a key-encryption key does what a vault needs, and say which permission is missing."`
 }
 

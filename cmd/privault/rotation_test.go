@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -205,4 +206,27 @@ func TestKilledInTheMiddleOfARotation(t *testing.T) {
 			t.Fatal("a token reveals nothing")
 		}
 	}
+}
+
+func TestKeysAreListedAndRotatedFromTheCommandLine(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, t.TempDir(), "--no-sample")
+	c := d.caller()
+	c.collection(t, "people", map[string]string{"email": "email"})
+	token := c.tokenize(t, "people", "email", "jane@example.com")
+	env := []string{"PRIVAULT_DATABASE_URL=" + d.DatabaseURL, "PRIVAULT_KMS=local://" + d.file("kms.keyset") + "?key-file=" + d.file("kms.key")}
+	got := run1(t, env, "keys", "rotate", "wrap", "--tenant", "dev", "--wait").want(t, 0)
+	if !strings.Contains(got.out, "key wrap\nversion 2\njob job_") || !strings.Contains(got.out, "done 1\n") {
+		t.Errorf("printed %q", got.out)
+	}
+	got = run1(t, env, "keys", "list", "--tenant", "dev").want(t, 0)
+	if words := strings.Join(strings.Fields(got.out), " "); !strings.Contains(words, "wrap 1 active XAES-256-GCM "+time.Now().UTC().Format(time.DateOnly)+" 0 -") ||
+		!strings.Contains(words, "wrap 2 primary XAES-256-GCM") {
+		t.Errorf("printed %s", got.out)
+	}
+	if values := c.reveal(t, []string{token}); values[0] != "jane@example.com" {
+		t.Errorf("the token stands for %q", values[0])
+	}
+	run1(t, env, "keys", "rotate", "pseudonym", "--tenant", "dev").want(t, exitFailed)
+	run1(t, env, "keys", "list", "--tenant", "nobody").want(t, exitFailed)
 }

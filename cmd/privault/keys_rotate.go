@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+
+	"github.com/privault/privault/vault"
+)
+
+// operating is which tenant's keys are worked on, by whoever has the database and the KMS at hand.
+type operating struct {
+	Tenant   string `required:"" placeholder:"NAME" help:"Whose keys."`
+	Database `embed:""`
+	Keys     `embed:""`
+}
+
+// open opens the vault, and gives the caller who stands for the operator.
+func (o *operating) open(ctx context.Context) (*vault.Vault, vault.Caller, error) {
+	var faults []string
+	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	o.Database.check(bad, true)
+	o.Keys.check(bad)
+	if len(faults) > 0 {
+		return nil, vault.Caller{}, &configError{faults}
+	}
+	v, err := openVault(ctx, o.Database, o.Keys, func(*vault.Config) {})
+	if err != nil {
+		return nil, vault.Caller{}, err
+	}
+	who, err := v.Operator(ctx, o.Tenant)
+	if err != nil {
+		v.Close()
+		return nil, who, err
+	}
+	return v, who, nil
+}
+
+type keysListCmd struct {
+	operating `embed:""`
+}
+
+func (k *keysListCmd) Run(ctx context.Context) error {
+	v, who, err := k.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	all, err := v.Keys(ctx, who)
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "key\tversion\tstate\talgorithm\tcreated\tuses\tnext rotation\tpurpose")
+	for _, key := range all {
+		for _, version := range key.Versions {
+			uses, next := "-", "-"
+			if version.Uses != nil {
+				uses = fmt.Sprint(*version.Uses)
+			}
+			if key.NextRotation != nil && version.Version == key.Version {
+				next = key.NextRotation.Format(time.DateOnly)
+			}
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", key.Name, version.Version, version.State, key.Algorithm,
+				version.Created.Format(time.DateOnly), uses, next, key.Purpose)
+		}
+	}
+	return w.Flush()
+}
+
+type keysRotateCmd struct {
+	Name      string `arg:"" help:"The key, as privault keys list names it: root, wrap or token."`
+	Wait      bool   `help:"Wait for the job that brings what exists under the new version, and show how far it is. The servers do the work."`
+	operating `embed:""`
+}
+
+func (k *keysRotateCmd) Run(ctx context.Context) error {
+	v, who, err := k.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	done, err := v.RotateKey(ctx, who, k.Name)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("key %s\nversion %d\n", done.Name, done.Version)
+	if done.Job == "" {
+		return nil
+	}
+	fmt.Printf("job %s\n", done.Job)
+	if !k.Wait {
+		return nil
+	}
+	return follow(ctx, v, who, done.Job)
+}
+
+// follow shows how far a job is until it ends.
+func follow(ctx context.Context, v *vault.Vault, who vault.Caller, id string) error {
+	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(os.Stderr), progressbar.OptionSetDescription("waiting for a server"),
+		progressbar.OptionClearOnFinish())
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		job, err := v.Job(ctx, who, id)
+		if err != nil {
+			return err
+		}
+		if job.Total != nil {
+			bar.Describe(job.Kind)
+			bar.ChangeMax64(max(*job.Total, job.Done, 1))
+		}
+		_ = bar.Set64(job.Done) // it only shows
+		if job.Finished != nil {
+			_ = bar.Finish() // likewise
+			if job.Problem != "" {
+				return fmt.Errorf("the job failed: %s", job.Problem)
+			}
+			fmt.Printf("done %d\n", job.Done)
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
