@@ -42,11 +42,16 @@ func (s *Server) protect(next echo.HandlerFunc) echo.HandlerFunc {
 			return malformed("send a Host header")
 		case !s.host(r):
 			return &vault.Error{Kind: misdirected}
-		case !acceptsJSON(r.Header.Values("Accept")) && !strings.HasPrefix(c.Path(), "/audit/"):
+		case !acceptsJSON(r.Header.Values("Accept")) && !servesText(c.Path()):
 			return &vault.Error{Kind: notAcceptable}
 		}
 		return next(c)
 	}
+}
+
+// servesText says whether a route has answers that aren't JSON.
+func servesText(path string) bool {
+	return strings.HasPrefix(path, "/audit/") || strings.HasPrefix(path, "/v1/certificates/")
 }
 
 // acceptsJSON reads Accept leniently: no header, or any range that covers what we serve.
@@ -101,11 +106,14 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// queryParameters are all that a GET route reads from a query. Values, tokens and keys never stand in a URL.
+// queryParameters are all that a route reads from a query. Values, tokens and keys never stand in a URL.
 var queryParameters = map[string][]string{
-	"/v1/collections": {"limit", "cursor"},
-	"/v1/collections/:collection/records/:record": {"fields", "view"},
-	"/v1/principals": {"limit", "cursor"},
+	"GET /v1/collections":                             {"limit", "cursor"},
+	"GET /v1/collections/:collection/records/:record": {"fields", "view"},
+	"GET /v1/subjects/:subject":                       {"limit", "cursor"},
+	"POST /v1/subjects/:subject/erasure":              {"dry_run"},
+	"GET /v1/holds":                                   {"limit", "cursor"},
+	"GET /v1/principals":                              {"limit", "cursor"},
 }
 
 func (s *Server) checkQuery(c echo.Context, r *http.Request) error {
@@ -113,11 +121,12 @@ func (s *Server) checkQuery(c echo.Context, r *http.Request) error {
 		s.log.WarnContext(r.Context(), "credential-in-url", "request_id", requestID(c))
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil || r.Method != http.MethodGet {
+	known := queryParameters[r.Method+" "+c.Path()]
+	if err != nil || r.Method != http.MethodGet && known == nil {
 		return malformed("this route takes no query; values, tokens and keys never stand in a URL")
 	}
 	for name, values := range query {
-		if !slices.Contains(queryParameters[c.Path()], name) || len(values) != 1 || values[0] == "" {
+		if !slices.Contains(known, name) || len(values) != 1 || values[0] == "" {
 			return malformed("the query has a parameter that does not exist, one twice, or one without a value")
 		}
 	}

@@ -63,17 +63,7 @@ func (s *Server) listCollections(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	out := struct {
-		Items []collection `json:"items"`
-		Next  *string      `json:"next_cursor"`
-	}{Items: make([]collection, 0, len(page))}
-	for _, coll := range page {
-		out.Items = append(out.Items, wire(coll))
-	}
-	if next != "" {
-		out.Next = &next
-	}
-	return sendJSON(c, http.StatusOK, out)
+	return sendPage(c, page, next, wire)
 }
 
 func (s *Server) deleteCollection(c echo.Context) error {
@@ -103,6 +93,18 @@ func pageLimit(c echo.Context) (int, error) {
 		return 0, invalid("", "limit", "limit is 1 to 200")
 	}
 	return n, nil
+}
+
+// sendPage answers with one page of a list.
+func sendPage[T, W any](c echo.Context, page []T, next string, wire func(T) W) error {
+	out := struct {
+		Items []W     `json:"items"`
+		Next  *string `json:"next_cursor"`
+	}{make([]W, 0, len(page)), optional(next)}
+	for _, item := range page {
+		out.Items = append(out.Items, wire(item))
+	}
+	return sendJSON(c, http.StatusOK, out)
 }
 
 func sendJSON(c echo.Context, status int, v any) error {

@@ -41,6 +41,8 @@ var kinds = map[vault.Kind]struct {
 	vault.Conflict:             {http.StatusConflict, "The request conflicts with the state"},
 	vault.IdempotencyConflict:  {http.StatusConflict, "The Idempotency-Key was used for another request"},
 	vault.BatchRolledBack:      {http.StatusConflict, "The batch was rolled back"},
+	vault.LegalHold:            {http.StatusConflict, "A legal hold keeps this"},
+	vault.SubjectErased:        {http.StatusConflict, "The subject was erased"},
 	vault.PreconditionFailed:   {http.StatusPreconditionFailed, "The resource has changed"},
 	payloadTooLarge:            {http.StatusRequestEntityTooLarge, "The body is too large"},
 	uriTooLong:                 {http.StatusRequestURITooLong, "The URI is too long"},

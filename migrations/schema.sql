@@ -63,6 +63,50 @@ CREATE FUNCTION privault.first_id(at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ select (lpad(to_hex(greatest(floor(extract(epoch from at) * 1000), 0)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
 
+CREATE TABLE privault.records (
+    tenant_id uuid NOT NULL,
+    record_id uuid NOT NULL,
+    collection_id uuid NOT NULL,
+    subject_id uuid,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone,
+    version integer NOT NULL,
+    epoch integer NOT NULL,
+    sealed bytea NOT NULL,
+    CONSTRAINT records_epoch_check CHECK ((epoch >= 0)),
+    CONSTRAINT records_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE ONLY privault.records ALTER COLUMN sealed SET STORAGE EXTERNAL;
+
+ALTER TABLE ONLY privault.records FORCE ROW LEVEL SECURITY;
+
+CREATE FUNCTION privault.held(r privault.records, at timestamp with time zone) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ select exists (
+     select from privault.holds h
+     where h.tenant_id = r.tenant_id and h.released_at is null and (h.expires_at is null or h.expires_at > at)
+       and (h.subject_id is null or h.subject_id = r.subject_id)
+       and (h.collection_id is null or h.collection_id = r.collection_id)
+       and (h.record_id is null or h.record_id = r.record_id)) $$;
+
+CREATE FUNCTION privault.keep_held() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  if exists (select from privault.holds h where h.released_at is null)
+    and exists (
+      select from gone g where privault.held(g::privault.records, now())
+        and not exists (select from privault.erasing e where e.tenant_id = g.tenant_id and e.subject_id = g.subject_id)) then
+    raise exception 'a legal hold keeps a record' using errcode = '23001', constraint = 'records_held';
+
+  end if;
+
+  return null;
+
+end $$;
+
 CREATE FUNCTION privault.make_audit_partitions(until timestamp with time zone) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -332,6 +376,53 @@ CREATE TABLE privault.disclosures_rest (
 
 ALTER TABLE ONLY privault.disclosures_rest FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.erasing (
+    tenant_id uuid NOT NULL,
+    subject_id uuid NOT NULL,
+    erasure_id uuid NOT NULL
+);
+
+ALTER TABLE ONLY privault.erasing FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.erasures (
+    tenant_id uuid NOT NULL,
+    erasure_id uuid NOT NULL,
+    digest bytea NOT NULL,
+    reason text NOT NULL,
+    state text NOT NULL,
+    requested_at timestamp with time zone NOT NULL,
+    erased_at timestamp with time zone,
+    shred_effective_at timestamp with time zone,
+    purged_at timestamp with time zone,
+    counts jsonb,
+    certificate text,
+    CONSTRAINT erasures_check CHECK (((state = 'deferred'::text) = (erased_at IS NULL))),
+    CONSTRAINT erasures_digest_check CHECK ((octet_length(digest) = 32)),
+    CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['deferred'::text, 'erased'::text, 'purged'::text])))
+);
+
+ALTER TABLE ONLY privault.erasures FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.holds (
+    tenant_id uuid NOT NULL,
+    hold_id uuid NOT NULL,
+    matter text NOT NULL,
+    reason text NOT NULL,
+    subject_id uuid,
+    reference bytea,
+    collection_id uuid,
+    record_id uuid,
+    created_at timestamp with time zone NOT NULL,
+    review_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    released_at timestamp with time zone,
+    CONSTRAINT holds_check CHECK ((num_nonnulls(subject_id, collection_id, record_id) > 0)),
+    CONSTRAINT holds_check1 CHECK (((subject_id IS NULL) = (reference IS NULL))),
+    CONSTRAINT holds_matter_check CHECK ((matter ~ '^[A-Za-z0-9._:-]{1,128}$'::text))
+);
+
+ALTER TABLE ONLY privault.holds FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.idempotency_keys (
     tenant_id uuid NOT NULL,
     digest bytea NOT NULL,
@@ -381,25 +472,6 @@ CREATE TABLE privault.principals (
 );
 
 ALTER TABLE ONLY privault.principals FORCE ROW LEVEL SECURITY;
-
-CREATE TABLE privault.records (
-    tenant_id uuid NOT NULL,
-    record_id uuid NOT NULL,
-    collection_id uuid NOT NULL,
-    subject_id uuid,
-    created_at timestamp with time zone NOT NULL,
-    updated_at timestamp with time zone NOT NULL,
-    expires_at timestamp with time zone,
-    version integer NOT NULL,
-    epoch integer NOT NULL,
-    sealed bytea NOT NULL,
-    CONSTRAINT records_epoch_check CHECK ((epoch >= 0)),
-    CONSTRAINT records_version_check CHECK ((version > 0))
-);
-
-ALTER TABLE ONLY privault.records ALTER COLUMN sealed SET STORAGE EXTERNAL;
-
-ALTER TABLE ONLY privault.records FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.revoked_tokens (
     tenant_id uuid NOT NULL,
@@ -585,6 +657,15 @@ ALTER TABLE ONLY privault.disclosures
 ALTER TABLE ONLY privault.disclosures_rest
     ADD CONSTRAINT disclosures_rest_pkey PRIMARY KEY (tenant_id, subject_id, entry_id, record_id);
 
+ALTER TABLE ONLY privault.erasing
+    ADD CONSTRAINT erasing_pkey PRIMARY KEY (tenant_id, subject_id);
+
+ALTER TABLE ONLY privault.erasures
+    ADD CONSTRAINT erasures_pkey PRIMARY KEY (tenant_id, erasure_id);
+
+ALTER TABLE ONLY privault.holds
+    ADD CONSTRAINT holds_pkey PRIMARY KEY (tenant_id, hold_id);
+
 ALTER TABLE ONLY privault.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (tenant_id, digest);
 
@@ -605,6 +686,9 @@ ALTER TABLE ONLY privault.revoked_tokens
 
 ALTER TABLE ONLY privault.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
+
+ALTER TABLE ONLY privault.subjects
+    ADD CONSTRAINT subjects_id UNIQUE (tenant_id, subject_id);
 
 ALTER TABLE ONLY privault.subjects
     ADD CONSTRAINT subjects_pkey PRIMARY KEY (tenant_id, digest);
@@ -640,9 +724,17 @@ CREATE INDEX audit_entries_xid ON ONLY privault.audit_entries USING btree (xid);
 
 CREATE INDEX audit_entries_rest_xid_idx ON privault.audit_entries_rest USING btree (xid);
 
+CREATE INDEX erasures_deferred ON privault.erasures USING btree (tenant_id, erasure_id) WHERE (state = 'deferred'::text);
+
+CREATE INDEX erasures_digest ON privault.erasures USING btree (tenant_id, digest, erasure_id);
+
+CREATE INDEX holds_living ON privault.holds USING btree (tenant_id) WHERE (released_at IS NULL);
+
 CREATE INDEX idempotency_keys_age ON privault.idempotency_keys USING btree (tenant_id, created_at);
 
 CREATE UNIQUE INDEX jobs_once ON privault.jobs USING btree (tenant_id, kind, params) WHERE (finished_at IS NULL);
+
+CREATE INDEX records_subject ON privault.records USING btree (tenant_id, subject_id, record_id) WHERE (subject_id IS NOT NULL);
 
 CREATE INDEX river_job_args_index ON river.river_job USING gin (args);
 
@@ -665,6 +757,8 @@ ALTER INDEX privault.audit_entries_pkey ATTACH PARTITION privault.audit_entries_
 ALTER INDEX privault.audit_entries_xid ATTACH PARTITION privault.audit_entries_rest_xid_idx;
 
 ALTER INDEX privault.disclosures_pkey ATTACH PARTITION privault.disclosures_rest_pkey;
+
+CREATE TRIGGER keep_held AFTER DELETE ON privault.records REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION privault.keep_held();
 
 ALTER TABLE ONLY privault.credentials
     ADD CONSTRAINT credentials_tenant_id_principal_id_fkey FOREIGN KEY (tenant_id, principal_id) REFERENCES privault.principals(tenant_id, principal_id);
@@ -713,6 +807,12 @@ ALTER TABLE privault.disclosures ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.disclosures_rest ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.erasing ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.erasures ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.holds ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.idempotency_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.jobs ENABLE ROW LEVEL SECURITY;
@@ -736,6 +836,12 @@ CREATE POLICY tenant ON privault.collections USING ((tenant_id = ( SELECT privau
 CREATE POLICY tenant ON privault.credentials USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.disclosures USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.erasing USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.erasures USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.holds USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.idempotency_keys USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -765,6 +871,8 @@ GRANT USAGE ON SCHEMA river TO privault_app;
 
 REVOKE ALL ON FUNCTION privault.drop_audit_partitions(before timestamp with time zone) FROM PUBLIC;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.records TO privault_app;
+
 REVOKE ALL ON FUNCTION privault.make_audit_partitions(until timestamp with time zone) FROM PUBLIC;
 
 GRANT ALL ON FUNCTION privault.make_audit_partitions(until timestamp with time zone) TO privault_app;
@@ -793,13 +901,17 @@ GRANT SELECT ON TABLE privault.deployment TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.disclosures TO privault_app;
 
+GRANT SELECT,INSERT,DELETE ON TABLE privault.erasing TO privault_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.erasures TO privault_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.holds TO privault_app;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.idempotency_keys TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.jobs TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.principals TO privault_app;
-
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.records TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.revoked_tokens TO privault_app;
 

@@ -289,10 +289,12 @@ const insertEntries = `
 	select $1, e.* from unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[]) as e
 	returning entry_id`
 
+// A subject that is there is locked and not changed (a conflict's action locks its row even where its condition fails):
+// whoever erases the person waits for this commit, and this one for whoever is at it, and then makes the person anew.
 const insertSubjects = `
 	insert into privault.subjects (tenant_id, digest, subject_id, created_at)
 	select $1, s.digest, s.subject_id, $4 from unnest($2::bytea[], $3::uuid[]) as s(digest, subject_id)
-	on conflict do nothing`
+	on conflict (tenant_id, digest) do update set created_at = excluded.created_at where false`
 
 // A change is fresh if its collection still has the version that it was prepared with, and admitted if it is fresh and
 // got the Idempotency-Key that it wants, if any.

@@ -29,6 +29,8 @@ const (
 	Conflict             Kind = "conflict"
 	IdempotencyConflict  Kind = "idempotency-conflict"
 	BatchRolledBack      Kind = "batch-rolled-back"
+	LegalHold            Kind = "legal-hold"
+	SubjectErased        Kind = "subject-erased"
 	PreconditionFailed   Kind = "precondition-failed"
 	PreconditionRequired Kind = "precondition-required"
 	Invalid              Kind = "validation-failed"
@@ -102,6 +104,9 @@ func kindOf(err error) Kind {
 	case errors.As(err, &pg):
 		if gone(pg.Code) {
 			return DatabaseUnavailable
+		}
+		if pg.ConstraintName == "records_held" {
+			return LegalHold
 		}
 		if strings.Contains(pg.Message+pg.Where+pg.TableName, "audit_entries") {
 			return AuditUnavailable

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/privault/privault/vault/policy"
 )
 
@@ -119,3 +121,12 @@ func (v *Vault) Enqueue(ctx context.Context, who Caller, kind, params string, sp
 
 // RotateDue does what is done periodically.
 func (v *Vault) RotateDue(ctx context.Context) error { return v.rotateDue(ctx) }
+
+// DeleteBehind runs a statement as the service's role, in a transaction of the tenant's, as an operation that forgot the gate.
+func (v *Vault) DeleteBehind(tenant ID, statement string) error {
+	ctx := context.Background()
+	return v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, statement, tenant)
+		return err
+	})
+}

@@ -41,6 +41,10 @@ type Config struct {
 	KeystoreURL string // of the keystore's, as a member of privault_keystore; empty: the same as DataURL
 	KMS         kms.Key
 
+	// KeystoreBackups is how long the keystore's backups are kept: so long after an erasure a backup could still open what was
+	// erased, and the certificate says so. 0: 35 days, the longest that managed Postgres services keep by default.
+	KeystoreBackups time.Duration
+
 	KeyCacheTTL time.Duration // how long unwrapped tenant keysets are used; 0: 300 s
 	KMSTimeout  time.Duration // of one KMS call; 0: 5 s
 	RotateAfter time.Duration // how old a root key or a `wrap` key gets before it is rotated; 0: until somebody does
@@ -68,8 +72,11 @@ type Vault struct {
 	inFlight    sync.Map // digest of an Idempotency-Key → struct{}{}
 	audit       auditLog
 	now         func() time.Time
-	log         *slog.Logger
-	metrics     *metrics
+
+	keystoreBackups time.Duration
+
+	log     *slog.Logger
+	metrics *metrics
 }
 
 // Open connects to the databases and opens the deployment's keys, which proves that KMS and keystore work together.
@@ -114,6 +121,7 @@ func (v *Vault) start(ctx context.Context, c Config) error {
 		store: &v.store, kms: c.KMS, deployment: v.deployment, now: v.now, metrics: v.metrics, held: map[ID]holding{},
 		ttl: orDefault(c.KeyCacheTTL, 300*time.Second), timeout: orDefault(c.KMSTimeout, 5*time.Second),
 	}
+	v.keystoreBackups = orDefault(c.KeystoreBackups, 35*24*time.Hour)
 	v.collections.init()
 	v.credentials.init()
 	if err := v.ensureDeploymentKeys(ctx); err != nil {

@@ -19,7 +19,13 @@ const (
 	credentialPrefix = "key_"
 	entryPrefix      = "aud_"
 	jobPrefix        = "job_"
+	subjectPrefix    = "sub_"
+	holdPrefix       = "hld_"
+	erasurePrefix    = "crt_"
 )
+
+// lastID stands behind every other.
+var lastID = ID{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 // deploymentTenant is the tenant that the deployment itself acts as.
 var deploymentTenant ID
@@ -41,6 +47,14 @@ func newIDAt(at time.Time) (ID, error) {
 }
 
 func formatID(prefix string, id ID) string { return prefix + base62.Encode(id[:]) }
+
+// formatOptional is formatID for an id that may not be there.
+func formatOptional(prefix string, id *ID) string {
+	if id == nil {
+		return ""
+	}
+	return formatID(prefix, *id)
+}
 
 func parseID(prefix, text string) (ID, bool) {
 	var id ID

@@ -55,6 +55,8 @@ type jobKind struct {
 func (v *Vault) jobKinds() map[string]jobKind {
 	return map[string]jobKind{
 		"rewrap-wrap": {count: v.rewrapCount, step: v.rewrapStep, current: true},
+		purgeJob:      {step: v.purgeStep},
+		deferredJob:   {step: v.deferredStep},
 	}
 }
 
@@ -69,6 +71,7 @@ func (v *Vault) periodics() []periodic {
 	return []periodic{
 		{"sweep-idempotency-keys", time.Hour, v.sweepIdempotencyKeys},
 		{"rotate-due-keys", time.Hour, v.rotateDue},
+		{"erase-deferred", 10 * time.Minute, v.eraseDeferred},
 	}
 }
 

@@ -148,13 +148,19 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 
 // openForUpdate locks a record against other changes and opens it.
 func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, id ID) (*opened, error) {
-	row := &row{id: id}
+	row, subject := &row{id: id}, (*ID)(nil)
 	err := t.data.QueryRow(ctx, `
-		select r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed
+		select r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
 		where r.tenant_id = $1 and r.record_id = $2 and c.name = $3 and (r.expires_at is null or r.expires_at > $4)
 		for update of r`, t.who.Tenant, id, collection, t.now).
-		Scan(&row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed)
+		Scan(&subject, &row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed)
+	if err == nil && subject != nil {
+		// An erasure must not miss the key that is about to be made.
+		err = t.data.QueryRow(ctx, `
+			select subject_id from privault.subjects where tenant_id = $1 and subject_id = $2 for key share`,
+			t.who.Tenant, subject).Scan(&subject)
+	}
 	if err == nil {
 		err = t.keys.QueryRow(ctx, `
 			select wrapped from keystore.data_keys where tenant_id = $1 and record_id = $2 and version = $3`,
@@ -318,6 +324,9 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 			return fail(PreconditionFailed, "the record has another version by now")
 		}
 		t.entry.Resources = []resource{{Collection: collection, Records: []string{record}}}
+		if err := t.requireUnheld(ctx, id); err != nil {
+			return err
+		}
 		if _, err := t.keys.Exec(ctx, `
 			delete from keystore.data_keys where tenant_id = $1 and record_id = $2`, who.Tenant, id); err != nil {
 			return err

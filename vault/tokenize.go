@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/privault/privault/vault/datatype"
 	"github.com/privault/privault/vault/policy"
 	"github.com/privault/privault/vault/seal"
 )
@@ -39,8 +37,6 @@ type Tokenized struct {
 	Tokens map[string]string `json:"tokens,omitempty"`
 	Err    *Error            `json:"-"`
 }
-
-var subjectReference = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
 
 // Tokenize stores records and gives tokens for their values, an outcome for each item in its order. Items that are
 // refused don't keep the others from being stored, unless the batch is atomic. Once it returns, what it reports as
@@ -239,7 +235,7 @@ func (s *sealer) item(e *entry, item NewRecord, at string) (newRecord, map[strin
 	r := newRecord{id: id, collection: s.coll.id, expires: item.Expires}
 	if item.Subject != "" {
 		values = append([]value{{number: subjectField, plain: []byte(item.Subject)}}, values...)
-		if r.subject, err = digest(s.keys.pseudonym, "subject", item.Subject); err != nil {
+		if r.subject, err = s.keys.subjectDigest(item.Subject); err != nil {
 			return r, nil, err
 		}
 	}
@@ -298,16 +294,6 @@ func (s *sealer) values(item NewRecord, at string) ([]value, error) {
 		}
 	}
 	return values, faults.err()
-}
-
-func checkSubject(subject, at string) error {
-	if rule, yes := datatype.LooksLikePII(subject); yes {
-		return &Error{Kind: LooksLikePII, Detail: "a subject is an opaque reference, not personal data", Fields: []FieldError{{at, rule}}}
-	}
-	if !subjectReference.MatchString(subject) {
-		return invalid(at, "subject", "a subject is 1 to 128 of A-Z a-z 0-9 . _ : -")
-	}
-	return nil
 }
 
 // faults collects what is wrong with a request.

@@ -47,7 +47,10 @@ type resource struct {
 	Principal  string   `json:"principal,omitempty"`
 	Credential string   `json:"credential,omitempty"`
 	Job        string   `json:"job,omitempty"`
-	Key        string   `json:"key,omitempty"` // the name of a keyset
+	Key        string   `json:"key,omitempty"`     // the name of a keyset
+	Subject    string   `json:"subject,omitempty"` // the random id, whose link to the person dies with the person
+	Hold       string   `json:"hold,omitempty"`
+	Erasure    string   `json:"erasure,omitempty"`
 }
 
 const (

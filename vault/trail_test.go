@@ -26,6 +26,8 @@ type scene struct {
 	principal string
 	key       vault.Issued
 	job       string
+
+	hold, certificate string
 }
 
 func newScene(t *testing.T, options ...vaulttest.Option) *scene {
@@ -56,6 +58,7 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 	if s.job, err = s.Enqueue(ctx, s.who, "count", "x", nil); err != nil {
 		t.Fatal(err)
 	}
+	s.addRights(t)
 	return s
 }
 
@@ -89,7 +92,7 @@ func operations() []operation {
 		return &vault.IdempotencyKey{Key: "key-1", Request: sha256.Sum256([]byte("body"))}
 	}
 	expired := time.Unix(0, 0)
-	return []operation{
+	return append(rightsOperations(), []operation{
 		{name: "Tokenize", action: policy.Tokenize, problem: vault.NotFound,
 			do: func(s *scene, who vault.Caller) error {
 				_, err := s.Tokenize(ctx, who, batch("people", nil))
@@ -331,7 +334,7 @@ func operations() []operation {
 				_, err := s.SweepIdempotencyKeys(ctx, who.Tenant, 10)
 				return err
 			}},
-	}
+	}...)
 }
 
 // reveal asks for one token and gives its error, whether of the call or of the item.
@@ -504,8 +507,8 @@ func TestEntryOfAReveal(t *testing.T) {
 // Entries have the members of an allow-list, and none holds a value, a masked value, a token or a key.
 func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
 	t.Parallel()
-	allowed := []string{"action", "at", "collection", "credential", "fields", "id", "items", "job", "key", "outcome", "principal", "problem",
-		"purpose", "records", "refused", "request", "resources", "rule", "transform", "view"}
+	allowed := []string{"action", "at", "collection", "credential", "erasure", "fields", "hold", "id", "items", "job", "key", "outcome", "principal", "problem",
+		"purpose", "records", "refused", "request", "resources", "rule", "subject", "transform", "view"}
 	s := newScene(t)
 	for _, op := range operations() {
 		_ = op.fail(s, s.who)
@@ -526,7 +529,7 @@ func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
 				t.Errorf("an entry has the member %q", name)
 			}
 		}
-		for _, canary := range []string{"Jane", "Roe", "jane@", "j***", "example.com", "Joe", "Ann", "person-1", "key-1",
+		for _, canary := range []string{"Jane", "Roe", "jane@", "j***", "example.com", "Joe", "Ann", "person-1", "key-1", "leaving-1", "gone-1", "held-1",
 			"no address", "upside down", "4111", "pvtk_", "pvak_", "Bad Name", "broken"} {
 			if strings.Contains(body, canary) {
 				t.Errorf("an entry holds %q: %s", canary, body)

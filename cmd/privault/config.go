@@ -36,6 +36,8 @@ type Database struct {
 	DatabaseURL string `env:"PRIVAULT_DATABASE_URL" placeholder:"URL" help:"Postgres URL of the data database."`
 	KeystoreURL string `env:"PRIVAULT_KEYSTORE_URL" placeholder:"URL" help:"Postgres URL of the keystore; by default it is in the data database."`
 	MaxConns    int32  `env:"PRIVAULT_MAX_CONNS" default:"16" help:"Connections to each database, at most."`
+
+	KeystoreBackups time.Duration `env:"PRIVAULT_KEYSTORE_BACKUPS" default:"840h" help:"How long the keystore's backups are kept: so long after an erasure a backup could still open what was erased, which the certificate says."`
 }
 
 func (d Database) keystore() string {
@@ -146,7 +148,7 @@ func openVault(ctx context.Context, d Database, k Keys, change func(*vault.Confi
 	if err != nil {
 		return nil, fmt.Errorf("open the key-encryption key: %w", err)
 	}
-	c := vault.Config{DataURL: d.DatabaseURL, KeystoreURL: d.KeystoreURL, KMS: key, KMSTimeout: k.KMSTimeout,
+	c := vault.Config{DataURL: d.DatabaseURL, KeystoreURL: d.KeystoreURL, KeystoreBackups: d.KeystoreBackups, KMS: key, KMSTimeout: k.KMSTimeout,
 		KeyCacheTTL: k.KeyCacheTTL, RotateAfter: k.RotateAfter, MaxConns: d.MaxConns}
 	change(&c)
 	return vault.Open(ctx, c)

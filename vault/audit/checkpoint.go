@@ -127,10 +127,7 @@ func (k *Keys) CanSign() bool { return len(k.signers) > 0 }
 
 // Sign signs a checkpoint with every private key.
 func (k *Keys) Sign(size int64, root tlog.Hash) ([]byte, error) {
-	if !k.CanSign() {
-		return nil, errors.New("the audit log has no key to sign with")
-	}
-	return note.Sign(&note.Note{Text: Checkpoint{k.Origin, size, root}.Text()}, k.signers...)
+	return k.SignText(Checkpoint{k.Origin, size, root}.Text())
 }
 
 // Open verifies a signed checkpoint: one signature of a known key makes it good.
@@ -144,4 +141,27 @@ func (k *Keys) Open(signed []byte) (Checkpoint, error) {
 		err = errors.New("the checkpoint is another log's")
 	}
 	return c, err
+}
+
+// ErasureTitle is the first line of the certificate of an erasure, which no checkpoint has.
+const ErasureTitle = "privault erasure certificate v1"
+
+// SignText signs a text of lines that isn't a checkpoint with every private key.
+func (k *Keys) SignText(text string) ([]byte, error) {
+	if !k.CanSign() {
+		return nil, errors.New("the audit log has no key to sign with")
+	}
+	return note.Sign(&note.Note{Text: text}, k.signers...)
+}
+
+// OpenText verifies a signed text with that title: one signature of a known key makes it good.
+func (k *Keys) OpenText(title string, signed []byte) (string, error) {
+	n, err := note.Open(signed, note.VerifierList(k.verifiers...))
+	if err != nil {
+		return "", fmt.Errorf("the signature: %w", err)
+	}
+	if !strings.HasPrefix(n.Text, title+"\n") {
+		return "", errors.New("what is signed has another title")
+	}
+	return n.Text, nil
 }

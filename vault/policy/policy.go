@@ -40,6 +40,12 @@ const (
 	ReadTransform    Action = "transform.read"
 	Encode           Action = "transform.encode"
 	Decode           Action = "transform.decode"
+	ReadSubject      Action = "subject.read"
+	Erase            Action = "erase"
+	PlaceHold        Action = "hold.place"
+	ReadHold         Action = "hold.read"
+	ReleaseHold      Action = "hold.release"
+	ReadCertificate  Action = "certificate.read"
 	CreateTenant     Action = "tenant.create" // by the deployment's operator, on the machine itself; no role has it
 	Sweep            Action = "sweep"         // likewise
 	Work             Action = "job.work"      // likewise: a batch of a job, which was decided on when it was enqueued
@@ -96,6 +102,12 @@ var actions = []struct {
 	{ReadTransform, onVault, 0},
 	{Encode, onField, 0},
 	{Decode, onField, reveals},
+	{ReadSubject, onVault, 0},
+	{Erase, onVault, 0},
+	{PlaceHold, onVault, 0},
+	{ReadHold, onVault, 0},
+	{ReleaseHold, onVault, 0},
+	{ReadCertificate, onVault, 0},
 	{CreateTenant, onVault, machine},
 	{Sweep, onVault, machine},
 	{Work, onVault, machine},

@@ -39,6 +39,12 @@ transform.define    -      .               .                      .             
 transform.read      -      -               .                      -               .           .        .         -          .
 transform.encode    .      -               .                      .               .           .        .         -          .
 transform.decode    .      .               .                      plain           .           .        .         plain      .
+subject.read        .      .               .                      .               -           .        .         -          .
+erase               .      .               .                      .               -           .        .         -          .
+hold.place          .      .               .                      .               -           .        .         -          .
+hold.read           .      .               .                      .               -           -        .         -          .
+hold.release        .      .               .                      .               -           .        .         -          .
+certificate.read    .      .               .                      .               -           -        .         -          .
 tenant.create       .      .               .                      .               .           .        .         .          .
 sweep               .      .               .                      .               .           .        .         .          .
 job.work            .      .               .                      .               .           .        .         .          .

@@ -1,0 +1,377 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/audit"
+	"github.com/privault/privault/vault/policy"
+)
+
+// ErasureReasons are the grounds on which a person is erased: GDPR 17(1)(a) to (d), the right to erasure as asked for
+// (GDPR 17, CCPA 1798.105), and the controller's own wish.
+var ErasureReasons = []string{"gdpr-17", "ccpa-1798.105", "no-longer-needed", "consent-withdrawn", "objection", "unlawful", "controller"}
+
+// The states of an erasure. One that is deferred waits for a legal hold to be released.
+const (
+	ErasureDryRun   = "dry-run"
+	ErasureDeferred = "deferred"
+	ErasureErased   = "erased"
+	ErasurePurged   = "purged" // erased, and no row is left
+)
+
+// Erasure is the erasure of a person. Certificate names it from the moment of erasure on.
+type Erasure struct {
+	ID             string
+	State          string
+	Reason         string
+	Requested      time.Time
+	Erased         *time.Time // the moment of erasure: one commit, from which on nothing of the person opens anywhere
+	ShredEffective *time.Time // when the last backup of the keystore that holds the person's keys is gone
+	Counts         ErasureCounts
+	Certificate    string // a signed note (C2SP signed-note); empty until erased
+}
+
+// ErasureCounts says how much an erasure took.
+type ErasureCounts struct {
+	Records int `json:"records"`
+	DEKs    int `json:"deks"`
+	Held    int `json:"held,omitempty"` // records that a legal hold keeps, which is why it is deferred
+}
+
+// EraseSubject erases a person: the keys of all their records are gone when it returns, on every replica and in every copy
+// of the data database, and a job clears the rows away. Erasing again gives the same erasure. Where a legal hold keeps any
+// of the records, nothing is erased, and the erasure is deferred until holds no longer keep any. A dry run only counts.
+func (v *Vault) EraseSubject(ctx context.Context, who Caller, reference, reason string, dryRun bool) (Erasure, error) {
+	// Before the transaction: a slow KMS must not hold a connection.
+	keys, err := v.keyring.of(ctx, who.Tenant)
+	if err != nil {
+		return Erasure{}, v.refuseUnopened(ctx, who, policy.Erase, err)
+	}
+	var e Erasure
+	err = v.within(ctx, who, policy.Erase, func(t *txn) error {
+		if checkSubject(reference, "") != nil {
+			return fail(NotFound, "")
+		}
+		sum, err := keys.subjectDigest(reference)
+		if err != nil {
+			return err
+		}
+		w, err := t.lockForErasure(ctx, sum)
+		if err != nil {
+			return err
+		}
+		if err := t.entry.require(policy.Erase, policy.NoView); err != nil {
+			return err
+		}
+		if !slices.Contains(ErasureReasons, reason) {
+			return invalid("/reason", "reason", "the reasons are "+list(ErasureReasons))
+		}
+		t.entry.Resources = []resource{{Subject: formatOptional(subjectPrefix, w.subject)}}
+		if w.subject == nil {
+			e = *w.earlier
+			t.entry.Resources[0].Erasure = e.ID
+			return nil
+		}
+		e = Erasure{State: ErasureDryRun, Reason: reason, Requested: t.now, Counts: w.counts}
+		if dryRun {
+			e.Counts.DEKs, err = t.countKeys(ctx, w.records)
+			return err
+		}
+		return v.erase(ctx, t, w, &e)
+	})
+	return e, err
+}
+
+// erasable is a person who is about to be erased, locked.
+type erasable struct {
+	digest  []byte
+	subject *ID      // nil: there is nobody, but
+	earlier *Erasure // was erased, or is to be
+	records []ID
+	counts  ErasureCounts
+	held    bool // by a legal hold: some of the records, or whatever will come
+}
+
+// lockForErasure finds a person and everything of theirs. Until the transaction ends, whoever stores or changes a record of
+// the person waits, and so does who places a hold.
+func (t *txn) lockForErasure(ctx context.Context, digest []byte) (*erasable, error) {
+	w := &erasable{digest: digest}
+	err := t.data.QueryRow(ctx, `
+		select subject_id from privault.subjects where tenant_id = $1 and digest = $2 for update`,
+		t.who.Tenant, digest).Scan(&w.subject)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return nil, err
+	}
+	if w.earlier, err = t.erasureOf(ctx, digest); err != nil {
+		return nil, err
+	}
+	if w.subject == nil {
+		if w.earlier == nil {
+			return nil, fail(NotFound, "")
+		}
+		return w, nil
+	}
+	if err := t.holdLock(ctx, shared); err != nil {
+		return nil, err
+	}
+	err = t.data.QueryRow(ctx, `
+		select coalesce(array_agg(r.record_id), '{}'), count(*) filter (where privault.held(r, $3)),
+			exists (select from privault.holds h where h.tenant_id = $1 and h.subject_id = $2 and h.released_at is null
+				and (h.expires_at is null or h.expires_at > $3))
+		from privault.records r where r.tenant_id = $1 and r.subject_id = $2`,
+		t.who.Tenant, w.subject, t.now).Scan(&w.records, &w.counts.Held, &w.held)
+	w.counts.Records = len(w.records)
+	w.held = w.held || w.counts.Held > 0
+	return w, err
+}
+
+// erasureOf gives the newest erasure of whoever has the digest, if there is one.
+func (t *txn) erasureOf(ctx context.Context, digest []byte) (*Erasure, error) {
+	rows, err := t.data.Query(ctx, selectErasure+`digest = $2 order by erasure_id desc limit 1`, t.who.Tenant, digest)
+	if err != nil {
+		return nil, err
+	}
+	e, err := pgx.CollectExactlyOneRow(rows, scanErasure)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	return e, err
+}
+
+const selectErasure = `
+	select erasure_id, state, reason, requested_at, erased_at, shred_effective_at, counts, coalesce(certificate, '')
+	from privault.erasures where tenant_id = $1 and `
+
+func scanErasure(r pgx.CollectableRow) (*Erasure, error) {
+	e := &Erasure{}
+	var id ID
+	var counts []byte
+	if err := r.Scan(&id, &e.State, &e.Reason, &e.Requested, &e.Erased, &e.ShredEffective, &counts, &e.Certificate); err != nil {
+		return nil, err
+	}
+	e.ID = formatID(erasurePrefix, id)
+	return e, json.Unmarshal(counts, &e.Counts)
+}
+
+func (t *txn) countKeys(ctx context.Context, records []ID) (n int, err error) {
+	err = t.keys.QueryRow(ctx, `
+		select count(*) from keystore.data_keys where tenant_id = $1 and record_id = any($2)`, t.who.Tenant, records).Scan(&n)
+	return n, err
+}
+
+// erase does it, or defers it. One that was deferred before goes on under its own id.
+func (v *Vault) erase(ctx context.Context, t *txn, w *erasable, e *Erasure) error {
+	id, err := newID()
+	if err != nil {
+		return err
+	}
+	if w.earlier != nil && w.earlier.State == ErasureDeferred {
+		id, _ = parseID(erasurePrefix, w.earlier.ID)
+		e.Requested, e.Reason = w.earlier.Requested, w.earlier.Reason
+	}
+	e.ID = formatID(erasurePrefix, id)
+	t.entry.Resources[0].Erasure = e.ID
+	e.State = ErasureDeferred
+	if !w.held {
+		e.State = ErasureErased
+		if err := v.shredSubject(ctx, t, w, id, e); err != nil {
+			return err
+		}
+	}
+	counts, err := json.Marshal(e.Counts)
+	if err != nil {
+		return err
+	}
+	_, err = t.data.Exec(ctx, `
+		insert into privault.erasures (tenant_id, erasure_id, digest, reason, state, requested_at, erased_at, shred_effective_at, counts, certificate)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''))
+		on conflict (tenant_id, erasure_id) do update set state = excluded.state, erased_at = excluded.erased_at,
+			shred_effective_at = excluded.shred_effective_at, counts = excluded.counts, certificate = excluded.certificate`,
+		t.who.Tenant, id, w.digest, e.Reason, e.State, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate)
+	return err
+}
+
+// shredSubject is the moment of erasure: the keys go, and the link between the person and their random id.
+func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e *Erasure) error {
+	done, err := t.keys.Exec(ctx, `
+		delete from keystore.data_keys where tenant_id = $1 and record_id = any($2)`, t.who.Tenant, w.records)
+	if err != nil {
+		return err
+	}
+	e.Counts.DEKs = int(done.RowsAffected())
+	if _, err := t.data.Exec(ctx, `
+		insert into privault.erasing (tenant_id, subject_id, erasure_id) values ($1, $2, $3)`, t.who.Tenant, w.subject, id); err != nil {
+		return err
+	}
+	if _, err := t.data.Exec(ctx, `
+		delete from privault.subjects where tenant_id = $1 and subject_id = $2`, t.who.Tenant, w.subject); err != nil {
+		return err
+	}
+	effective := t.now.Add(v.keystoreBackups)
+	e.Erased, e.ShredEffective = &t.now, &effective
+	if e.Certificate, err = v.certify(t.who.Tenant, *w.subject, e); err != nil {
+		return err
+	}
+	_, err = t.enqueue(ctx, purgeJob, purgeParams{e.ID})
+	return err
+}
+
+// certify writes and signs the certificate of an erasure: lines of "name: value" under a title, as a signed note. It says
+// nothing about the erased data but how much there was.
+func (v *Vault) certify(tenant, subject ID, e *Erasure) (string, error) {
+	var b strings.Builder
+	b.WriteString(audit.ErasureTitle + "\n")
+	for _, line := range [][2]string{
+		{"certificate", e.ID},
+		{"deployment", uuid.UUID(v.deployment).String()},
+		{"tenant", uuid.UUID(tenant).String()},
+		{"subject", formatID(subjectPrefix, subject)}, // which nothing leads to any more
+		{"reason", e.Reason},
+		{"requested-at", e.Requested.UTC().Format(time.RFC3339Nano)},
+		{"erased-at", e.Erased.UTC().Format(time.RFC3339Nano)},
+		{"shred-effective-at", e.ShredEffective.UTC().Format(time.RFC3339Nano)},
+		{"records", strconv.Itoa(e.Counts.Records)},
+		{"deks", strconv.Itoa(e.Counts.DEKs)},
+	} {
+		b.WriteString(line[0] + ": " + line[1] + "\n")
+	}
+	signed, err := v.audit.keys.SignText(b.String())
+	return string(signed), err
+}
+
+// The kinds of job that erasures need.
+const (
+	purgeJob    = "purge-erased"   // clears away the rows of one erasure
+	deferredJob = "erase-deferred" // does the erasures that a hold no longer keeps
+)
+
+// purgeRows is how many records one batch of a purge deletes.
+const purgeRows = 500
+
+type purgeParams struct {
+	Erasure string `json:"erasure"`
+}
+
+// purgeStep deletes rows of a person who is erased. Behind the last it notes that none is left.
+func (v *Vault) purgeStep(ctx context.Context, b *batch) (done int, more bool, err error) {
+	var p purgeParams
+	if err := b.read(&p); err != nil {
+		return 0, false, err
+	}
+	id, ok := parseID(erasurePrefix, p.Erasure)
+	if !ok {
+		return 0, false, errors.New("the job names no erasure")
+	}
+	b.entry.Resources = append(b.entry.Resources, resource{Erasure: p.Erasure})
+	deleted, err := b.data.Exec(ctx, `
+		delete from privault.records where tenant_id = $1 and record_id in (
+			select r.record_id from privault.records r join privault.erasing e using (tenant_id, subject_id)
+			where r.tenant_id = $1 and e.erasure_id = $2 order by r.record_id limit $3)`, b.who.Tenant, id, purgeRows)
+	if err != nil {
+		return 0, false, err
+	}
+	done = int(deleted.RowsAffected())
+	if done == purgeRows {
+		return done, true, nil
+	}
+	if _, err := b.data.Exec(ctx, `delete from privault.erasing where tenant_id = $1 and erasure_id = $2`, b.who.Tenant, id); err != nil {
+		return 0, false, err
+	}
+	_, err = b.data.Exec(ctx, `
+		update privault.erasures set state = 'purged', purged_at = $3 where tenant_id = $1 and erasure_id = $2 and state = 'erased'`,
+		b.who.Tenant, id, b.now)
+	return done, false, err
+}
+
+// deferredStep tries the next erasure that waits for a hold.
+func (v *Vault) deferredStep(ctx context.Context, b *batch) (done int, more bool, err error) {
+	var after string
+	if err := b.resume(&after); err != nil {
+		return 0, false, err
+	}
+	position, _ := parseID(erasurePrefix, after) // at first: from the lowest id
+	var id ID
+	var digest []byte
+	err = b.data.QueryRow(ctx, `
+		select erasure_id, digest from privault.erasures
+		where tenant_id = $1 and state = 'deferred' and erasure_id > $2 order by erasure_id limit 1`,
+		b.who.Tenant, position).Scan(&id, &digest)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	w, err := b.lockForErasure(ctx, digest)
+	if err != nil {
+		return 0, false, err
+	}
+	if w.subject != nil && !w.held {
+		b.entry.Resources = append([]resource{{Subject: formatOptional(subjectPrefix, w.subject)}}, b.entry.Resources...)
+		if err := v.erase(ctx, b.txn, w, &Erasure{Counts: w.counts}); err != nil {
+			return 0, false, err
+		}
+		done = 1
+	}
+	return done, true, b.leave(formatID(erasurePrefix, id))
+}
+
+// eraseDeferred makes jobs for erasures that wait for a hold: it may have ended by itself.
+func (v *Vault) eraseDeferred(ctx context.Context) error {
+	tenants, err := v.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tenant := range tenants {
+		var waiting bool
+		err := v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, `
+				select exists (select from privault.erasures where tenant_id = $1 and state = 'deferred')`, tenant).Scan(&waiting)
+		})
+		if err == nil && waiting {
+			err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
+				t.operator()
+				_, err := t.enqueue(ctx, deferredJob, struct{}{})
+				return err
+			})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// GetErasure gives an erasure, with its certificate once it is done.
+func (v *Vault) GetErasure(ctx context.Context, who Caller, certificate string) (*Erasure, error) {
+	var e *Erasure
+	err := v.within(ctx, who, policy.ReadCertificate, func(t *txn) error {
+		id, ok := parseID(erasurePrefix, certificate)
+		if !ok {
+			return fail(NotFound, "")
+		}
+		rows, err := t.data.Query(ctx, selectErasure+`erasure_id = $2`, who.Tenant, id)
+		if err != nil {
+			return err
+		}
+		e, err = pgx.CollectExactlyOneRow(rows, scanErasure)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return fail(NotFound, "")
+		}
+		if err != nil {
+			return err
+		}
+		t.entry.Resources = []resource{{Erasure: certificate}}
+		return t.entry.require(policy.ReadCertificate, policy.NoView)
+	})
+	return e, err
+}

@@ -1,0 +1,196 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"regexp"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/datatype"
+	"github.com/privault/privault/vault/policy"
+	"github.com/privault/privault/vault/seal"
+)
+
+// A subject is the person whose data it is. Outside it goes by the owner's reference; in the database by a random id, which
+// privault.subjects finds by a keyed digest of the reference. The reference itself is only sealed inside what belongs to the
+// person.
+var subjectReference = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
+
+func checkSubject(subject, at string) error {
+	if rule, yes := datatype.LooksLikePII(subject); yes {
+		return &Error{Kind: LooksLikePII, Detail: "a subject is an opaque reference, not personal data", Fields: []FieldError{{at, rule}}}
+	}
+	if !subjectReference.MatchString(subject) {
+		return invalid(at, "subject", "a subject is 1 to 128 of A-Z a-z 0-9 . _ : -")
+	}
+	return nil
+}
+
+// subjectDigest is what a subject is found by.
+func (k *tenantKeys) subjectDigest(reference string) ([]byte, error) {
+	return digest(k.pseudonym, "subject", reference)
+}
+
+// ensureSubject gives a subject's id, which it makes if there is none yet, and locks the subject against erasure until the
+// transaction ends.
+func (t *txn) ensureSubject(ctx context.Context, keys *tenantKeys, reference string) (id ID, err error) {
+	sum, err := keys.subjectDigest(reference)
+	if err != nil {
+		return id, err
+	}
+	if id, err = newID(); err != nil {
+		return id, err
+	}
+	if _, err = t.data.Exec(ctx, insertSubjects, t.who.Tenant, [][]byte{sum}, []ID{id}, t.now); err != nil {
+		return id, err
+	}
+	return t.findSubject(ctx, sum)
+}
+
+// findSubject gives the id of the subject with that digest, or pgx.ErrNoRows.
+func (t *txn) findSubject(ctx context.Context, digest []byte) (id ID, err error) {
+	err = t.data.QueryRow(ctx, `
+		select subject_id from privault.subjects where tenant_id = $1 and digest = $2`, t.who.Tenant, digest).Scan(&id)
+	return id, err
+}
+
+// SubjectMap is what is held of a person: where, how much, and under which tokens. It holds no value.
+type SubjectMap struct {
+	Created     time.Time
+	Collections []SubjectCollection
+	Records     []SubjectRecord // a page of them, oldest first
+}
+
+// SubjectCollection counts what one collection holds of a person.
+type SubjectCollection struct {
+	Name    string
+	Records int
+	Fields  map[string]int // records that hold a value of the field
+}
+
+// SubjectRecord is one record of a person.
+type SubjectRecord struct {
+	Collection string
+	Record     string
+	Tokens     map[string]string
+	Created    time.Time
+	Held       bool // by a legal hold
+}
+
+// GetSubject says what is held of a person, with up to limit of the records from cursor on.
+func (v *Vault) GetSubject(ctx context.Context, who Caller, reference, cursor string, limit int) (m *SubjectMap, next string, err error) {
+	keys, err := v.keyring.of(ctx, who.Tenant)
+	if err != nil {
+		return nil, "", v.refuseUnopened(ctx, who, policy.ReadSubject, err)
+	}
+	err = v.within(ctx, who, policy.ReadSubject, func(t *txn) error {
+		s, err := t.knownSubject(ctx, keys, reference)
+		if err != nil {
+			return err
+		}
+		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, s.id)}}
+		if err := t.entry.require(policy.ReadSubject, policy.NoView); err != nil {
+			return err
+		}
+		list := "subject/" + formatID(subjectPrefix, s.id)
+		after, err := keys.openCursor(list, cursor)
+		if err != nil {
+			return err
+		}
+		m = &SubjectMap{Created: s.created}
+		if next, err = v.mapSubject(ctx, t, keys, s.id, after, limit, m); err == nil && next != "" {
+			next, err = keys.sealCursor(list, next)
+		}
+		return err
+	})
+	return m, next, err
+}
+
+type subject struct {
+	id      ID
+	created time.Time
+}
+
+// knownSubject finds a subject; who was erased, or never was there, is not found.
+func (t *txn) knownSubject(ctx context.Context, keys *tenantKeys, reference string) (s subject, err error) {
+	if checkSubject(reference, "") != nil {
+		return s, fail(NotFound, "")
+	}
+	sum, err := keys.subjectDigest(reference)
+	if err != nil {
+		return s, err
+	}
+	err = t.data.QueryRow(ctx, `
+		select subject_id, created_at from privault.subjects where tenant_id = $1 and digest = $2`,
+		t.who.Tenant, sum).Scan(&s.id, &s.created)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return s, fail(NotFound, "")
+	}
+	return s, err
+}
+
+// mapSubject goes through a person's records once: which fields a record holds stands in front of its boxes, so nothing is
+// opened. It gives the id of the last record of a page that isn't the last.
+func (v *Vault) mapSubject(ctx context.Context, t *txn, keys *tenantKeys, id ID, after string, limit int, m *SubjectMap) (next string, err error) {
+	rows, err := t.data.Query(ctx, `
+		select r.record_id, r.collection_id, c.version, r.epoch, r.created_at, r.sealed, privault.held(r, $3)
+		from privault.records r join privault.collections c using (tenant_id, collection_id)
+		where r.tenant_id = $1 and r.subject_id = $2 and (r.expires_at is null or r.expires_at > $3)
+		order by r.record_id`, t.who.Tenant, id, t.now)
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	at, _ := parseID(recordPrefix, after) // the first page: from the lowest id
+	counts := map[ID]int{}                // collection → its place in m
+	for rows.Next() {
+		var r row
+		var held bool
+		if err := rows.Scan(&r.id, &r.collection, &r.schema, &r.epoch, &r.created, &r.sealed, &held); err != nil {
+			return "", err
+		}
+		coll, err := v.collectionByID(ctx, t.who.Tenant, r.collection, r.schema)
+		if err != nil {
+			return "", err
+		}
+		boxes, err := seal.Unpack(r.sealed)
+		if err != nil {
+			return "", &Error{Kind: IntegrityFailure, cause: err}
+		}
+		place, have := counts[r.collection]
+		if !have {
+			place = len(m.Collections)
+			counts[r.collection] = place
+			m.Collections = append(m.Collections, SubjectCollection{Name: coll.Name, Fields: map[string]int{}})
+		}
+		holding := m.Collections[place].count(coll, boxes)
+		switch {
+		case bytes.Compare(r.id[:], at[:]) <= 0 || next != "":
+		case len(m.Records) == limit:
+			next = m.Records[limit-1].Record
+		default:
+			tokens, err := keys.tokensOf(coll, r.id, r.epoch, holding)
+			if err != nil {
+				return "", err
+			}
+			m.Records = append(m.Records, SubjectRecord{Collection: coll.Name, Record: formatID(recordPrefix, r.id), Tokens: tokens, Created: r.created, Held: held})
+		}
+	}
+	return next, rows.Err()
+}
+
+// count notes one more record, and gives the fields that it holds.
+func (c *SubjectCollection) count(coll *Collection, boxes seal.Boxes) []value {
+	c.Records++
+	var holding []value
+	for _, box := range boxes {
+		if f := coll.byNumber(uint16(box.Field)); f != nil && box.Field == uint32(f.number) {
+			c.Fields[f.name]++
+			holding = append(holding, value{number: f.number})
+		}
+	}
+	return holding
+}
