@@ -1,9 +1,14 @@
 package api_test
 
 import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -256,4 +261,87 @@ func TestAnotherHost(t *testing.T) {
 	ask("VAULT.example").want(t, 200)
 	ask("other.example").refused(t, 421, "misdirected")
 	ask("vault.example.other.example").refused(t, 421, "misdirected")
+}
+
+// bad-inputs 28, 41, 52, 53, 58: whatever is wrong with a credential, strangers hear the same.
+func TestCredentialsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	key := s.tenant().key
+	var first string
+	for what, headers := range map[string][]string{
+		"none":                 {"Authorization:"},
+		"Basic":                {"Authorization: Basic dXNlcjpwYXNz"},
+		"a key as Basic":       {"Authorization: Basic " + key},
+		"Bearer alone":         {"Authorization: Bearer"},
+		"an empty Bearer":      {"Authorization: Bearer  "},
+		"a key without scheme": {"Authorization: " + key},
+		"two keys in one":      {"Authorization: Bearer " + key + ", Bearer " + key},
+		"a blank behind":       {"Authorization: Bearer " + key + " x"},
+		"a blank before":       {"Authorization: Bearer  " + key},
+		"a key as DPoP":        {"Authorization: DPoP " + key},
+		"Digest":               {"Authorization: Digest username=x"},
+		"a bad check sum":      {"Authorization: Bearer " + key[:len(key)-1] + "!"},
+		"an unsigned token":    {"Authorization: Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9."},
+		"another header":       {"Authorization:", "X-Api-Key: " + key},
+		"a cookie":             {"Authorization:", "Cookie: key=" + key},
+		"a proxy's header":     {"Authorization:", "X-Forwarded-User: admin", "X-Forwarded-Client-Cert: URI=spiffe://x/y"},
+	} {
+		a := client{service: s, key: key}.send(t, "GET", "/v1/collections", "", append(headers, "X-Request-Id: one")...)
+		a.refused(t, 401, "unauthenticated")
+		if first == "" {
+			first = string(a.body)
+		}
+		if string(a.body) != first {
+			t.Errorf("%s is told apart: %s", what, a.body)
+		}
+		if a.header.Get("WWW-Authenticate") == "" {
+			t.Errorf("%s: no WWW-Authenticate", what)
+		}
+		quiet(t, what, string(a.body), key[5:])
+	}
+	client{service: s, key: key}.send(t, "GET", "/v1/collections", "", "X-Tenant: other", "Authorization: bearer "+key).want(t, 200)
+	quiet(t, "the log", s.Log.String(), key[5:])
+}
+
+// D-1: a body that trickles in ends its request, long before the server's own time-out for the whole.
+func TestASlowBodyIsGivenUp(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	start := time.Now()
+	if _, err := io.WriteString(conn, "POST /v1/detokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\nAuthorization: Bearer "+s.tenant().key+"\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var trickle sync.WaitGroup
+	trickle.Go(func() {
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				if _, err := io.WriteString(conn, " "); err != nil {
+					return
+				}
+			}
+		}
+	})
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	close(stop)
+	trickle.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	receive(t, res).refused(t, 400, "malformed-request")
+	if took := time.Since(start); took < 4*time.Second || took > 20*time.Second {
+		t.Errorf("it was given up after %v", took)
+	}
 }

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# 4,000 slow connections (slowhttptest, Debian) against a running server, and how a well-behaved client fares meanwhile.
+# scripts/slow.sh URL [CONNECTIONS]: prints its p50 and p99 before and during, in ms. Bounded: half a minute.
+set -euo pipefail
+url=${1:?URL} connections=${2:-4000}
+ulimit -n "$(ulimit -Hn)"
+probe() { # 300 fresh connections, one after another
+	for _ in $(seq 300); do curl -s -o /dev/null -m 10 -w '%{time_total} %{http_code}\n' "$url/openapi.yaml"; done |
+		awk '$2 != 200 { bad++ } { print $1 * 1000 }  END { print "failed", bad + 0 > "/dev/stderr" }' | sort -n |
+		awk '{ a[NR] = $1 } END { printf "p50 %.1f p99 %.1f\n", a[int(NR * .5)], a[int(NR * .99)] }'
+}
+echo "alone:  $(probe)"
+slowhttptest "${SLOW:--B}" -c "$connections" -r 1000 -i 3 -l 25 -s 100000 -u "$url/v1/tokenize" -p 10 >/tmp/slowhttptest.$$ 2>&1 &
+attack=$!
+sleep 6
+echo "during: $(probe)"
+wait "$attack" || true
+rm -f "/tmp/slowhttptest.$$"
