@@ -130,3 +130,6 @@ func (v *Vault) DeleteBehind(tenant ID, statement string) error {
 		return err
 	})
 }
+
+// SweepOrphans does what is done daily.
+func (v *Vault) SweepOrphans(ctx context.Context) error { return v.sweepOrphans(ctx) }

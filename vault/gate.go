@@ -246,7 +246,7 @@ type recordVersion struct {
 //
 // With a keystore of its own there are two transactions. The keystore's commits first, so a crash between the two
 // leaves at most a DEK that nothing is sealed under, or, of a delete, a record that is shredded already and answers like
-// an unknown one. Neither loses what was acknowledged; nothing sweeps such rows yet.
+// an unknown one. Neither loses what was acknowledged; such DEKs are swept (orphan.go).
 func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do func(*txn) error) error {
 	e, err := v.open(who, action)
 	if err != nil {

@@ -54,6 +54,7 @@ type jobKind struct {
 // jobKinds is the one table of kinds.
 func (v *Vault) jobKinds() map[string]jobKind {
 	return map[string]jobKind{
+		orphanJob:     {step: v.orphanStep},
 		"rewrap-wrap": {count: v.rewrapCount, step: v.rewrapStep, current: true},
 		purgeJob:      {step: v.purgeStep},
 		deferredJob:   {step: v.deferredStep},
@@ -72,6 +73,7 @@ func (v *Vault) periodics() []periodic {
 		{"sweep-idempotency-keys", time.Hour, v.sweepIdempotencyKeys},
 		{"rotate-due-keys", time.Hour, v.rotateDue},
 		{"erase-deferred", 10 * time.Minute, v.eraseDeferred},
+		{"sweep-orphan-keys", 24 * time.Hour, v.sweepOrphans},
 	}
 }
 
@@ -298,8 +300,8 @@ func (w *jobWorker) Work(ctx context.Context, j *river.Job[jobArgs]) error {
 		case b.after > 0:
 			return river.JobSnooze(b.after)
 		}
-		// As long a rest as the work took: half of one core at most, and requests in between.
-		rest := time.NewTimer(min(v.now().Sub(began), time.Second))
+		// Twice as long a rest as the work took: a third of one core at most, and requests in between.
+		rest := time.NewTimer(min(2*v.now().Sub(began), time.Second))
 		select {
 		case <-rest.C:
 		case <-turn.Done():

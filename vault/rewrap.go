@@ -14,10 +14,10 @@ type rewrapParams struct {
 }
 
 // rewrapBatch is how many DEKs a batch wraps anew.
-const rewrapBatch = 500
+const rewrapBatch = 250
 
-// rewrapAt is where a re-wrapping job is: behind this DEK.
-type rewrapAt struct {
+// dekAt is where a job over all DEKs is: behind this one.
+type dekAt struct {
 	Record  ID    `json:"record"`
 	Version int32 `json:"version"`
 }
@@ -31,7 +31,7 @@ func (v *Vault) rewrapCount(ctx context.Context, b *batch) (n int64, err error) 
 // meanwhile is left alone; one that another replica, which knows the old key only, adds behind the job's back is counted
 // by the inventory, and taken along by the next run.
 func (v *Vault) rewrapStep(ctx context.Context, b *batch) (done int, more bool, err error) {
-	at := rewrapAt{}
+	at := dekAt{}
 	if err := b.resume(&at); err != nil {
 		return 0, false, err
 	}
