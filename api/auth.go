@@ -114,6 +114,10 @@ var queryParameters = map[string][]string{
 	"POST /v1/subjects/:subject/erasure":              {"dry_run"},
 	"GET /v1/holds":                                   {"limit", "cursor"},
 	"GET /v1/principals":                              {"limit", "cursor"},
+	"GET /v1/policies":                                {"limit", "cursor"},
+	"GET /v1/policies/:policy/history":                {"limit", "cursor"},
+	"GET /v1/purposes":                                {"limit", "cursor"},
+	"GET /v1/subjects/:subject/consents":              {"limit", "cursor"},
 }
 
 func (s *Server) checkQuery(c echo.Context, r *http.Request) error {

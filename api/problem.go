@@ -34,6 +34,8 @@ var kinds = map[vault.Kind]struct {
 	vault.Malformed:            {http.StatusBadRequest, "The request is malformed"},
 	vault.Unauthenticated:      {http.StatusUnauthorized, "The request has no valid credential"},
 	vault.Forbidden:            {http.StatusForbidden, "The policy does not allow this"},
+	vault.PurposeNotAllowed:    {http.StatusForbidden, "The purpose is not allowed for this"},
+	vault.SubjectRestricted:    {http.StatusLocked, "Processing of this person's data is restricted"},
 	vault.NotFound:             {http.StatusNotFound, "Not found"},
 	vault.TokenNotFound:        {http.StatusNotFound, "The token does not resolve"},
 	methodNotAllowed:           {http.StatusMethodNotAllowed, "The method is not allowed here"},
@@ -78,6 +80,8 @@ type problem struct {
 type fieldFault struct {
 	Pointer string `json:"pointer"`
 	Rule    string `json:"rule"`
+	Line    int    `json:"line,omitempty"` // within the text that the pointer names
+	Column  int    `json:"column,omitempty"`
 }
 
 func problemOf(e *vault.Error, requestID string) problem {
@@ -88,8 +92,12 @@ func problemOf(e *vault.Error, requestID string) problem {
 		k = kinds[kind]
 	}
 	p := problem{Type: "urn:privault:problem:" + string(kind), Title: k.title, Status: k.status, Detail: e.Detail, RequestID: requestID}
-	for _, f := range e.Fields {
-		p.Errors = append(p.Errors, fieldFault{f.Pointer, f.Rule})
+	for i, f := range e.Fields {
+		fault := fieldFault{Pointer: f.Pointer, Rule: f.Rule}
+		if i < len(e.At) {
+			fault.Line, fault.Column = e.At[i].Line, e.At[i].Column
+		}
+		p.Errors = append(p.Errors, fault)
 	}
 	return p
 }

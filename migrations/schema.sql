@@ -403,6 +403,14 @@ CREATE TABLE privault.erasures (
 
 ALTER TABLE ONLY privault.erasures FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.governance (
+    tenant_id uuid NOT NULL,
+    version bigint NOT NULL,
+    facts boolean NOT NULL
+);
+
+ALTER TABLE ONLY privault.governance FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.holds (
     tenant_id uuid NOT NULL,
     hold_id uuid NOT NULL,
@@ -458,6 +466,19 @@ CREATE TABLE privault.jobs (
 
 ALTER TABLE ONLY privault.jobs FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.policies (
+    tenant_id uuid NOT NULL,
+    name text NOT NULL,
+    version integer NOT NULL,
+    text text,
+    created_at timestamp with time zone NOT NULL,
+    created_by uuid NOT NULL,
+    CONSTRAINT policies_name_check CHECK ((name ~ '^[a-z][a-z0-9_-]{0,62}$'::text)),
+    CONSTRAINT policies_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE ONLY privault.policies FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.principals (
     tenant_id uuid NOT NULL,
     principal_id uuid NOT NULL,
@@ -473,6 +494,22 @@ CREATE TABLE privault.principals (
 
 ALTER TABLE ONLY privault.principals FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.purposes (
+    tenant_id uuid NOT NULL,
+    name text NOT NULL,
+    version integer NOT NULL,
+    description text NOT NULL,
+    legal_basis text NOT NULL,
+    text_version text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT purposes_legal_basis_check CHECK ((legal_basis = ANY (ARRAY['consent'::text, 'contract'::text, 'legal_obligation'::text, 'vital_interests'::text, 'public_task'::text, 'legitimate_interests'::text]))),
+    CONSTRAINT purposes_name_check CHECK ((name ~ '^[a-z][a-z0-9_-]{0,62}$'::text)),
+    CONSTRAINT purposes_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE ONLY privault.purposes FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.revoked_tokens (
     tenant_id uuid NOT NULL,
     digest bytea NOT NULL,
@@ -487,6 +524,39 @@ CREATE TABLE privault.schema_migrations (
     version bigint NOT NULL,
     dirty boolean NOT NULL
 );
+
+CREATE TABLE privault.subject_facts (
+    tenant_id uuid NOT NULL,
+    subject_id uuid NOT NULL,
+    kind text NOT NULL,
+    purpose text NOT NULL,
+    text_version text NOT NULL,
+    reference text NOT NULL,
+    allowed text[] NOT NULL,
+    since timestamp with time zone NOT NULL,
+    CONSTRAINT subject_facts_check CHECK (((kind = 'restriction'::text) = (purpose = ''::text))),
+    CONSTRAINT subject_facts_kind_check CHECK ((kind = ANY (ARRAY['consent'::text, 'objection'::text, 'restriction'::text])))
+);
+
+ALTER TABLE ONLY privault.subject_facts FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.subject_history (
+    tenant_id uuid NOT NULL,
+    subject_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    principal_id uuid NOT NULL,
+    kind text NOT NULL,
+    purpose text NOT NULL,
+    begins boolean NOT NULL,
+    text_version text NOT NULL,
+    reference text NOT NULL,
+    allowed text[] NOT NULL,
+    informed_at timestamp with time zone,
+    CONSTRAINT subject_history_kind_check CHECK ((kind = ANY (ARRAY['consent'::text, 'objection'::text, 'restriction'::text])))
+);
+
+ALTER TABLE ONLY privault.subject_history FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.subjects (
     tenant_id uuid NOT NULL,
@@ -663,6 +733,9 @@ ALTER TABLE ONLY privault.erasing
 ALTER TABLE ONLY privault.erasures
     ADD CONSTRAINT erasures_pkey PRIMARY KEY (tenant_id, erasure_id);
 
+ALTER TABLE ONLY privault.governance
+    ADD CONSTRAINT governance_pkey PRIMARY KEY (tenant_id);
+
 ALTER TABLE ONLY privault.holds
     ADD CONSTRAINT holds_pkey PRIMARY KEY (tenant_id, hold_id);
 
@@ -672,11 +745,17 @@ ALTER TABLE ONLY privault.idempotency_keys
 ALTER TABLE ONLY privault.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (tenant_id, job_id);
 
+ALTER TABLE ONLY privault.policies
+    ADD CONSTRAINT policies_pkey PRIMARY KEY (tenant_id, name, version);
+
 ALTER TABLE ONLY privault.principals
     ADD CONSTRAINT principals_name UNIQUE (tenant_id, name);
 
 ALTER TABLE ONLY privault.principals
     ADD CONSTRAINT principals_pkey PRIMARY KEY (tenant_id, principal_id);
+
+ALTER TABLE ONLY privault.purposes
+    ADD CONSTRAINT purposes_pkey PRIMARY KEY (tenant_id, name);
 
 ALTER TABLE ONLY privault.records
     ADD CONSTRAINT records_pkey PRIMARY KEY (tenant_id, record_id);
@@ -686,6 +765,12 @@ ALTER TABLE ONLY privault.revoked_tokens
 
 ALTER TABLE ONLY privault.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
+
+ALTER TABLE ONLY privault.subject_facts
+    ADD CONSTRAINT subject_facts_pkey PRIMARY KEY (tenant_id, subject_id, kind, purpose);
+
+ALTER TABLE ONLY privault.subject_history
+    ADD CONSTRAINT subject_history_pkey PRIMARY KEY (tenant_id, subject_id, event_id);
 
 ALTER TABLE ONLY privault.subjects
     ADD CONSTRAINT subjects_id UNIQUE (tenant_id, subject_id);
@@ -811,19 +896,29 @@ ALTER TABLE privault.erasing ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.erasures ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.governance ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.holds ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.idempotency_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.jobs ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.policies ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY presented ON privault.credentials FOR SELECT USING ((digest = ( SELECT privault.presented() AS presented)));
 
 ALTER TABLE privault.principals ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.purposes ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.records ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.revoked_tokens ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.subject_facts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.subject_history ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.subjects ENABLE ROW LEVEL SECURITY;
 
@@ -841,17 +936,27 @@ CREATE POLICY tenant ON privault.erasing USING ((tenant_id = ( SELECT privault.t
 
 CREATE POLICY tenant ON privault.erasures USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
+CREATE POLICY tenant ON privault.governance USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 CREATE POLICY tenant ON privault.holds USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.idempotency_keys USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.jobs USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
+CREATE POLICY tenant ON privault.policies USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 CREATE POLICY tenant ON privault.principals USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.purposes USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.records USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.revoked_tokens USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.subject_facts USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.subject_history USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.subjects USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -905,15 +1010,25 @@ GRANT SELECT,INSERT,DELETE ON TABLE privault.erasing TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.erasures TO privault_app;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.governance TO privault_app;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.holds TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.idempotency_keys TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.jobs TO privault_app;
 
+GRANT SELECT,INSERT ON TABLE privault.policies TO privault_app;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.principals TO privault_app;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.purposes TO privault_app;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.revoked_tokens TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subject_facts TO privault_app;
+
+GRANT SELECT,INSERT,DELETE ON TABLE privault.subject_history TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subjects TO privault_app;
 

@@ -20,10 +20,13 @@ import (
 
 // Definition is a collection's schema as its owner writes it.
 type Definition struct {
-	Description string                     `json:"description,omitempty"`
-	KMS         string                     `json:"kms,omitempty"` // hierarchical
-	Retention   *Retention                 `json:"retention,omitempty"`
-	Fields      map[string]FieldDefinition `json:"fields"`
+	Description string     `json:"description,omitempty"`
+	KMS         string     `json:"kms,omitempty"` // hierarchical
+	Retention   *Retention `json:"retention,omitempty"`
+	Purposes    []string   `json:"purposes,omitempty"` // that values may be read for; none: any
+	// Values are read for some registered purpose.
+	PurposeRequired bool                       `json:"purpose_required,omitempty"`
+	Fields          map[string]FieldDefinition `json:"fields"`
 }
 
 // FieldDefinition is one field of a Definition.
@@ -32,6 +35,7 @@ type FieldDefinition struct {
 	Classification string          `json:"classification,omitempty"` // public, internal, confidential (the default) or restricted
 	Required       bool            `json:"required,omitempty"`
 	Index          []string        `json:"index,omitempty"`
+	Purposes       []string        `json:"purposes,omitempty"` // in place of the collection's
 	Token          TokenDefinition `json:"token,omitzero"`
 
 	Pattern   string                   `json:"pattern,omitempty"`   // of the type custom
@@ -65,6 +69,7 @@ const (
 	maxFields       = 200
 	maxDescription  = 1000
 	restricted      = "restricted"
+	maxPurposes     = 50
 	subjectField    = 0 // the number under which a record's own subject reference is sealed
 )
 
@@ -98,6 +103,7 @@ type field struct {
 	token    bool
 
 	classification string
+	purposes       []string
 }
 
 func (c *Collection) byNumber(number uint16) *field {
@@ -140,7 +146,8 @@ func (c *Collection) adopt(raw []byte) error {
 			return fmt.Errorf("field %s of a stored collection: %w", name, err)
 		}
 		f := &field{name: name, number: s.Numbers[name], typ: typ, required: d.Required, token: d.Token.Strategy == strategyRandom,
-			classification: d.Classification, mask: mask, stale: d.matched() && c.normalisers[name] != datatype.NormaliserVersion}
+			classification: d.Classification, purposes: d.Purposes, mask: mask,
+			stale: d.matched() && c.normalisers[name] != datatype.NormaliserVersion}
 		c.fields[name] = f
 		c.order = append(c.order, f)
 	}
@@ -171,6 +178,7 @@ func (d *Definition) check() error {
 	if len(d.Description) > maxDescription || strings.ContainsRune(d.Description, 0) {
 		bad("/description", "max-length", fmt.Sprintf("a description has at most %d bytes and no U+0000", maxDescription))
 	}
+	checkPurposes("/purposes", d.Purposes, bad)
 	if len(d.Fields) == 0 || len(d.Fields) > maxFields {
 		bad("/fields", "size", fmt.Sprintf("a collection has 1 to %d fields", maxFields))
 	}
@@ -201,6 +209,7 @@ func (f *FieldDefinition) check(at string, bad func(pointer, rule, detail string
 	if !slices.Contains(classifications, f.Classification) {
 		bad(at+"/classification", "classification", "the classifications are "+list(classifications))
 	}
+	checkPurposes(at+"/purposes", f.Purposes, bad)
 	if len(f.Index) > 0 {
 		bad(at+"/index", "not-available", "indexes do not exist yet")
 	}
@@ -211,6 +220,12 @@ func (f *FieldDefinition) check(at string, bad func(pointer, rule, detail string
 		}
 	default:
 		bad(at+"/token/strategy", "not-available", "the token strategies are random and none; deterministic, fpe and format do not exist yet")
+	}
+}
+
+func checkPurposes(at string, purposes []string, bad func(pointer, rule, detail string)) {
+	if len(purposes) > maxPurposes || slices.ContainsFunc(purposes, func(p string) bool { return !nameOfPurpose.MatchString(p) }) {
+		bad(at, "purposes", fmt.Sprintf("purposes are at most %d names: a lower-case letter, then up to 62 of a-z 0-9 _ -", maxPurposes))
 	}
 }
 

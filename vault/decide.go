@@ -29,27 +29,27 @@ func (e *entry) require(action policy.Action, view policy.View) error {
 	if policy.OnField(action) || policy.OnCollection(action) {
 		return fmt.Errorf("%s is decided on a collection: ask with requireCollection, requireValues or requireField", action)
 	}
-	return e.note(action, view, e.policy.Decide(e.question(action, view)))
+	return e.note(action, view, e.law.policies.Decide(e.question(action, view)))
 }
 
 // requireCollection asks about a collection's definition.
 func (e *entry) requireCollection(action policy.Action, name string) error {
 	q := e.question(action, policy.NoView)
 	q.Resource.Collection = name
-	return e.note(action, policy.NoView, e.policy.Decide(q))
+	return e.note(action, policy.NoView, e.law.policies.Decide(q))
 }
 
 // requireTransform asks about the values that pass through a transform. Nobody classified them, so they are restricted.
 func (e *entry) requireTransform(action policy.Action, view policy.View, name string) error {
 	q := e.question(action, view)
 	q.Resource = policy.Resource{Field: name, Classification: "restricted"}
-	return e.note(action, view, e.policy.Decide(q))
+	return e.note(action, view, e.law.policies.Decide(q))
 }
 
 // requireSome asks whether a caller may do it to the values of a collection at all: to one of its fields, if the policy
 // tells fields apart. Each field is asked for on its own then.
 func (e *entry) requireSome(action policy.Action, view policy.View, c *Collection, s policy.SubjectFacts) error {
-	if !e.policy.Finely(action) || len(c.order) == 0 {
+	if !e.law.policies.Finely(action) || len(c.order) == 0 {
 		return e.requireField(action, view, c, nil, s)
 	}
 	var err error
@@ -63,7 +63,7 @@ func (e *entry) requireSome(action policy.Action, view policy.View, c *Collectio
 
 // requireEach asks for each of these fields.
 func (e *entry) requireEach(action policy.Action, c *Collection, fields []*field, s policy.SubjectFacts) error {
-	if !e.policy.Finely(action) {
+	if !e.law.policies.Finely(action) {
 		return e.requireField(action, policy.NoView, c, nil, s)
 	}
 	for _, f := range fields {
@@ -76,7 +76,7 @@ func (e *entry) requireEach(action policy.Action, c *Collection, fields []*field
 
 // requireField asks about one field's values; nil asks about a collection's as a whole.
 func (e *entry) requireField(action policy.Action, view policy.View, c *Collection, f *field, s policy.SubjectFacts) error {
-	if !e.policy.Finely(action) {
+	if !e.law.policies.Finely(action) {
 		f = nil // has the same answer
 	}
 	key := asked{action, view, c, f, s}
@@ -88,7 +88,7 @@ func (e *entry) requireField(action policy.Action, view policy.View, c *Collecti
 		if f != nil {
 			q.Resource.Field, q.Resource.Classification = f.name, f.classification
 		}
-		ruling = e.policy.Decide(q)
+		ruling = e.law.policies.Decide(q)
 		if e.rulings == nil {
 			e.rulings = map[asked]policy.Ruling{}
 		}
@@ -97,12 +97,34 @@ func (e *entry) requireField(action policy.Action, view policy.View, c *Collecti
 	return e.note(action, view, ruling)
 }
 
+// requireShown asks for a view of one field of a record: the policy first, and then the person's rights and the purpose.
+func (e *entry) requireShown(action policy.Action, view policy.View, o *opened, f *field) error {
+	if err := e.requireField(action, view, o.coll, f, o.facts); err != nil {
+		return err
+	}
+	rule, barred := e.law.barred(action, o.coll, f, e.who.Purpose, o.facts)
+	if barred == nil {
+		return nil
+	}
+	e.ruled = rule
+	return barred
+}
+
+// requireUnrestricted asks whether the person whose record it is had its processing restricted.
+func (e *entry) requireUnrestricted(s policy.SubjectFacts) error {
+	if !s.Restricted {
+		return nil
+	}
+	e.ruled, e.Rule = restrictionRule, restrictionRule
+	return errRestricted
+}
+
 func (e *entry) question(action policy.Action, view policy.View) policy.Question {
 	return policy.Question{
 		Principal: policy.Principal{ID: e.Principal, Roles: e.who.Roles, Attributes: e.who.Attributes},
 		Action:    action,
 		View:      view,
-		Facts: policy.Facts{Purpose: e.who.Purpose, Network: e.who.Network, Method: e.who.Method, MTLS: e.who.MTLS, DPoP: e.who.DPoP,
+		Facts: policy.Facts{Purpose: e.who.Purpose, LegalBasis: e.law.purposes[e.who.Purpose].LegalBasis, Network: e.who.Network, Method: e.who.Method, MTLS: e.who.MTLS, DPoP: e.who.DPoP,
 			Now: e.at},
 	}
 }

@@ -24,6 +24,8 @@ const (
 	Malformed            Kind = "malformed-request"
 	Unauthenticated      Kind = "unauthenticated"
 	Forbidden            Kind = "forbidden"
+	PurposeNotAllowed    Kind = "purpose-not-allowed"
+	SubjectRestricted    Kind = "subject-restricted"
 	NotFound             Kind = "not-found"
 	TokenNotFound        Kind = "token-not-found"
 	Conflict             Kind = "conflict"
@@ -50,9 +52,13 @@ type Error struct {
 	Kind       Kind
 	Detail     string
 	Fields     []FieldError
+	At         []Place       // of Fields, where they are within a text
 	RetryAfter time.Duration // zero: not said
 	cause      error
 }
+
+// Place is where in a text something is; both count from 1.
+type Place struct{ Line, Column int }
 
 // FieldError says which part of a request broke which rule.
 type FieldError struct {

@@ -133,3 +133,6 @@ func (v *Vault) DeleteBehind(tenant ID, statement string) error {
 
 // SweepOrphans does what is done daily.
 func (v *Vault) SweepOrphans(ctx context.Context) error { return v.sweepOrphans(ctx) }
+
+// LawLife is how long a tenant's law is used at most.
+const LawLife = lawLife

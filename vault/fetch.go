@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/privault/privault/vault/policy"
 )
 
 // fetch asks for records by id. Fetches of one tenant ride together (group.go); what isn't found, or has expired, or
@@ -26,7 +24,8 @@ type row struct {
 	expires        *time.Time
 	sealed         []byte
 	wrapped        []byte
-	facts          policy.SubjectFacts
+	subject        *ID // nil: nobody's
+	facts          []subjectFact
 }
 
 // fetch reads records with their DEKs.
@@ -86,18 +85,21 @@ func (v *Vault) fetchAll(ctx context.Context, tenant ID, ids []ID) (map[ID]*row,
 // fetchInto reads once, and gives the rows that it found no key for.
 func (v *Vault) fetchInto(ctx context.Context, tenant ID, ids []ID, rows map[ID]*row) (keyless []*row, err error) {
 	found := make(map[ID]*row, len(ids))
+	facts := factsOf{}
 	data, keys := &pgx.Batch{}, &pgx.Batch{}
 	if !v.store.apart {
 		keys = data
 	}
 	data.Queue(`
-		select r.record_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed
+		select r.record_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed,
+			r.subject_id, `+haveFacts+`
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
 		where r.tenant_id = $1 and r.record_id = any($2) and (r.expires_at is null or r.expires_at > $3)`,
 		tenant, ids, v.now()).Query(func(result pgx.Rows) error {
 		for result.Next() {
 			r := &row{}
-			err := result.Scan(&r.id, &r.collection, &r.schema, &r.version, &r.epoch, &r.created, &r.updated, &r.expires, &r.sealed)
+			err := result.Scan(&r.id, &r.collection, &r.schema, &r.version, &r.epoch, &r.created, &r.updated, &r.expires, &r.sealed,
+				&r.subject, &facts.any)
 			if err != nil {
 				return err
 			}
@@ -122,9 +124,21 @@ func (v *Vault) fetchInto(ctx context.Context, tenant ID, ids []ID, rows map[ID]
 		}
 		return result.Err()
 	})
+	_, asked := v.withFacts.Load(tenant)
+	if asked { // along with the records
+		data.Queue(selectFacts+`(select r.subject_id from privault.records r where r.tenant_id = $1 and r.record_id = any($2))`,
+			tenant, ids).Query(facts.read)
+	}
 	if err := v.store.data.pipeline(ctx, tenant, data); err != nil {
 		return nil, err
 	}
+	if facts.any && !asked {
+		v.withFacts.Store(tenant, true)
+		if err := v.fetchFacts(ctx, tenant, found, &facts); err != nil {
+			return nil, err
+		}
+	}
+	facts.spread(found)
 	if v.store.apart {
 		if err := v.store.keys.pipeline(ctx, tenant, keys); err != nil {
 			return nil, err

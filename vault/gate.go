@@ -66,6 +66,8 @@ type Vault struct {
 	collections schemas
 	credentials lookups
 	tenants     sync.Map // name → tenant ID
+	laws        laws
+	withFacts   sync.Map // tenants whose persons have facts to look at (fact.go)
 	groups      sync.Map // tenant ID → *groups
 	jobs        jobs
 	rotateAfter time.Duration

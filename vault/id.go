@@ -17,9 +17,10 @@ const (
 	recordPrefix     = "rec_"
 	principalPrefix  = "prn_"
 	credentialPrefix = "key_"
-	entryPrefix      = "aud_"
 	jobPrefix        = "job_"
 	subjectPrefix    = "sub_"
+	eventPrefix      = "evt_"
+	entryPrefix      = "aud_"
 	holdPrefix       = "hld_"
 	erasurePrefix    = "crt_"
 )

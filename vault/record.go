@@ -67,7 +67,10 @@ func (v *Vault) getRecord(ctx context.Context, e *entry, collection, record stri
 	if err != nil {
 		return nil, invalid("", "view", err.Error())
 	}
-	if err := e.requireSome(policy.ReadRecord, wanted, o.coll, o.row.facts); err != nil {
+	if err := e.requireSome(policy.ReadRecord, wanted, o.coll, o.facts); err != nil {
+		return nil, err
+	}
+	if err := e.requireUnrestricted(o.facts); err != nil {
 		return nil, err
 	}
 	for _, name := range fields {
@@ -131,10 +134,13 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 		if err != nil {
 			return err
 		}
-		if err := t.entry.requireSome(policy.UpdateRecord, policy.NoView, o.coll, o.row.facts); err != nil {
+		if err := t.entry.requireSome(policy.UpdateRecord, policy.NoView, o.coll, o.facts); err != nil {
 			return err
 		}
-		if err := t.entry.requireEach(policy.UpdateRecord, o.coll, p.fields(o.coll), o.row.facts); err != nil {
+		if err := t.entry.requireEach(policy.UpdateRecord, o.coll, p.fields(o.coll), o.facts); err != nil {
+			return err
+		}
+		if err := t.entry.requireUnrestricted(o.facts); err != nil {
 			return err
 		}
 		if o.row.version != p.IfVersion {
@@ -148,18 +154,21 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 
 // openForUpdate locks a record against other changes and opens it.
 func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, id ID) (*opened, error) {
-	row, subject := &row{id: id}, (*ID)(nil)
+	row := &row{id: id}
 	err := t.data.QueryRow(ctx, `
 		select r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
 		where r.tenant_id = $1 and r.record_id = $2 and c.name = $3 and (r.expires_at is null or r.expires_at > $4)
 		for update of r`, t.who.Tenant, id, collection, t.now).
-		Scan(&subject, &row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed)
-	if err == nil && subject != nil {
+		Scan(&row.subject, &row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed)
+	if err == nil && row.subject != nil {
 		// An erasure must not miss the key that is about to be made.
 		err = t.data.QueryRow(ctx, `
 			select subject_id from privault.subjects where tenant_id = $1 and subject_id = $2 for key share`,
-			t.who.Tenant, subject).Scan(&subject)
+			t.who.Tenant, row.subject).Scan(&row.subject)
+	}
+	if err == nil {
+		row.facts, err = t.subjectFacts(ctx, row.subject)
 	}
 	if err == nil {
 		err = t.keys.QueryRow(ctx, `
@@ -288,14 +297,20 @@ func (p Patch) names() []string {
 }
 
 // requireDelete asks for every field: a record is deleted whole.
-func (t *txn) requireDelete(ctx context.Context, collection string) (err error) {
-	c := &Collection{Name: collection}
-	if t.entry.policy.Finely(policy.DeleteRecord) {
+func (t *txn) requireDelete(ctx context.Context, collection string, row *row) (err error) {
+	if row.facts, err = t.subjectFacts(ctx, row.subject); err != nil {
+		return err
+	}
+	c, facts := &Collection{Name: collection}, t.entry.law.facts(row, t.who.Purpose)
+	if t.entry.law.policies.Finely(policy.DeleteRecord) {
 		if c, err = t.namedCollection(ctx, collection); err != nil {
 			return err
 		}
 	}
-	return t.entry.requireEach(policy.DeleteRecord, c, c.order, policy.SubjectFacts{})
+	if err := t.entry.requireEach(policy.DeleteRecord, c, c.order, facts); err != nil {
+		return err
+	}
+	return t.entry.requireUnrestricted(facts)
 }
 
 // DeleteRecord deletes a record, an expired one too: its DEKs, and with them every copy of its values, and its row.
@@ -306,21 +321,21 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 		if !ok || !nameOfCollection.MatchString(collection) {
 			return fail(NotFound, "")
 		}
-		var version int32
+		var row row
 		err := t.data.QueryRow(ctx, `
-			select r.version from privault.records r join privault.collections c using (tenant_id, collection_id)
+			select r.version, r.subject_id from privault.records r join privault.collections c using (tenant_id, collection_id)
 			where r.tenant_id = $1 and r.record_id = $2 and c.name = $3
-			for update of r`, who.Tenant, id, collection).Scan(&version)
+			for update of r`, who.Tenant, id, collection).Scan(&row.version, &row.subject)
 		if err != nil {
 			if errors.Is(err, pgx.ErrNoRows) {
 				return fail(NotFound, "")
 			}
 			return err
 		}
-		if err := t.requireDelete(ctx, collection); err != nil {
+		if err := t.requireDelete(ctx, collection, &row); err != nil {
 			return err
 		}
-		if ifVersion != 0 && ifVersion != version {
+		if ifVersion != 0 && ifVersion != row.version {
 			return fail(PreconditionFailed, "the record has another version by now")
 		}
 		t.entry.Resources = []resource{{Collection: collection, Records: []string{record}}}

@@ -127,6 +127,7 @@ type opened struct {
 	dek   seal.Key
 	boxes seal.Boxes
 	plain map[uint16][]byte
+	facts policy.SubjectFacts
 }
 
 func (r *reader) reveal(ctx context.Context, ref TokenRef, p *pointer, rows map[ID]*row, viewAt string) (Revealed, error) {
@@ -165,7 +166,8 @@ func (r *reader) open(ctx context.Context, row *row) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &opened{id: formatID(recordPrefix, row.id), row: row, coll: coll, plain: map[uint16][]byte{}}
+	o := &opened{id: formatID(recordPrefix, row.id), row: row, coll: coll, plain: map[uint16][]byte{},
+		facts: r.entry.law.facts(row, r.entry.who.Purpose)}
 	if o.boxes, err = seal.Unpack(row.sealed); err != nil {
 		return nil, &Error{Kind: IntegrityFailure, cause: err}
 	}
@@ -178,7 +180,7 @@ func (r *reader) open(ctx context.Context, row *row) (*opened, error) {
 
 // show asks for a view of one field and gives the value in it.
 func (r *reader) show(o *opened, f *field, view policy.View, action policy.Action) (Secret, error) {
-	if err := r.entry.requireField(action, view, o.coll, f, o.row.facts); err != nil {
+	if err := r.entry.requireShown(action, view, o, f); err != nil {
 		r.note(o, f, view, true)
 		return Secret{}, err
 	}

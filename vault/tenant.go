@@ -115,8 +115,8 @@ func (v *Vault) CreatePrincipal(ctx context.Context, who Caller, name string, ro
 			return invalid("/roles", "min-items", "a principal needs at least one role")
 		}
 		for _, role := range roles {
-			if !slices.Contains(policy.Roles(), role) {
-				return invalid("/roles", "role", "the roles are "+list(policy.Roles()))
+			if known := t.entry.law.policies.Roles(); !slices.Contains(known, role) {
+				return invalid("/roles", "role", "the roles are "+list(known))
 			}
 		}
 		principal, err := t.insertPrincipal(ctx, name, roles)

@@ -219,7 +219,7 @@ func (s *sealer) fieldNames() []string {
 
 // item decides on, validates and seals one item. at is its place in the request, for the pointers of its faults.
 func (s *sealer) item(e *entry, item NewRecord, at string) (newRecord, map[string]string, error) {
-	if e.policy.Finely(policy.Tokenize) {
+	if e.law.policies.Finely(policy.Tokenize) {
 		if err := e.requireEach(policy.Tokenize, s.coll, s.coll.named(item.Fields), policy.SubjectFacts{}); err != nil {
 			return newRecord{}, nil, err
 		}

@@ -31,7 +31,7 @@ type entry struct {
 	who Caller
 
 	ruled   string // the last ruling's rule
-	policy  *policy.Set
+	law     *law
 	rulings map[asked]policy.Ruling
 }
 
@@ -51,6 +51,9 @@ type resource struct {
 	Subject    string   `json:"subject,omitempty"` // the random id, whose link to the person dies with the person
 	Hold       string   `json:"hold,omitempty"`
 	Erasure    string   `json:"erasure,omitempty"`
+	Policy     string   `json:"policy,omitempty"`
+	Version    int32    `json:"version,omitempty"` // of the policy
+	Purpose    string   `json:"purpose,omitempty"`
 }
 
 const (
@@ -68,9 +71,15 @@ func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	in := operatorsLaw
+	if who.Principal != (ID{}) {
+		if in, err = v.lawOf(who.Tenant); err != nil {
+			return nil, err
+		}
+	}
 	e := &entry{
 		ID: formatID(entryPrefix, id), At: at.Format("2006-01-02T15:04:05.000000Z"), Action: string(action), Outcome: outcomeOK,
-		Request: who.Request, Purpose: who.Purpose, id: id, at: at, who: who, policy: policy.Builtin(),
+		Request: who.Request, Purpose: who.Purpose, id: id, at: at, who: who, law: in,
 	}
 	if who.Principal != (ID{}) {
 		e.Principal, e.Credential = formatID(principalPrefix, who.Principal), formatID(credentialPrefix, who.Credential)
@@ -88,7 +97,7 @@ func (e *entry) close(err error) {
 	}
 	kind := AsError(err).Kind
 	e.Problem, e.Outcome = string(kind), outcomeFailed
-	if kind == Forbidden {
+	if kind == Forbidden || kind == PurposeNotAllowed || kind == SubjectRestricted {
 		e.Outcome = outcomeDenied
 	}
 }

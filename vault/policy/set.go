@@ -397,3 +397,14 @@ func (r Resource) entity(uid cedar.EntityUID) *cedar.Entity {
 		}),
 	}
 }
+
+// Shut is the set in force when a tenant's policies can't be read: nothing is allowed but to read and mend them, by whoever
+// has a role for it.
+func Shut() *Set {
+	s, err := Compile([]Document{{Name: "unreadable", Text: `
+		forbid (principal, action, resource) unless { action == Action::"policy.read" || action == Action::"policy.write" };`}})
+	if err != nil {
+		panic(err) // a fault of this text, which a test meets
+	}
+	return s
+}

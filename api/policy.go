@@ -1,0 +1,159 @@
+package api
+
+import (
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/policy"
+)
+
+type policyVersion struct {
+	Name    string  `json:"name"`
+	Version int32   `json:"version"`
+	Text    *string `json:"text"` // null: with this version it was deleted
+	Created string  `json:"created_at"`
+	By      string  `json:"created_by"`
+}
+
+func wirePolicy(p *vault.Policy) policyVersion {
+	out := policyVersion{Name: p.Name, Version: p.Version, Created: formatTime(p.Created), By: p.By}
+	if !p.Deleted {
+		out.Text = &p.Text
+	}
+	return out
+}
+
+func (s *Server) putPolicy(c echo.Context) error {
+	var in struct {
+		Text string `json:"text"`
+	}
+	if _, err := bind(c, maxBody, &in); err != nil {
+		return err
+	}
+	version, err := ifMatch(c)
+	if err != nil {
+		return err
+	}
+	p, created, err := s.vault.PutPolicy(c.Request().Context(), caller(c), c.Param("policy"), in.Text, version)
+	if err != nil {
+		return err
+	}
+	return sendVersion(c, created, p.Version, wirePolicy(p))
+}
+
+// sendVersion answers a PUT of what has versions.
+func sendVersion(c echo.Context, created bool, version int32, out any) error {
+	c.Response().Header().Set("ETag", etag(version))
+	return sendPut(c, created, out)
+}
+
+func sendPut(c echo.Context, created bool, out any) error {
+	if created {
+		return sendJSON(c, http.StatusCreated, out)
+	}
+	return sendJSON(c, http.StatusOK, out)
+}
+
+func (s *Server) getPolicy(c echo.Context) error {
+	p, err := s.vault.GetPolicy(c.Request().Context(), caller(c), c.Param("policy"))
+	if err != nil {
+		return err
+	}
+	return sendVersion(c, false, p.Version, wirePolicy(p))
+}
+
+func (s *Server) listPolicies(c echo.Context) error {
+	limit, err := pageLimit(c)
+	if err != nil {
+		return err
+	}
+	page, next, err := s.vault.ListPolicies(c.Request().Context(), caller(c), c.QueryParam("cursor"), limit)
+	if err != nil {
+		return err
+	}
+	return sendPage(c, page, next, wirePolicy)
+}
+
+func (s *Server) policyHistory(c echo.Context) error {
+	limit, err := pageLimit(c)
+	if err != nil {
+		return err
+	}
+	page, next, err := s.vault.PolicyHistory(c.Request().Context(), caller(c), c.Param("policy"), c.QueryParam("cursor"), limit)
+	if err != nil {
+		return err
+	}
+	return sendPage(c, page, next, wirePolicy)
+}
+
+func (s *Server) deletePolicy(c echo.Context) error {
+	version, err := ifMatch(c)
+	if err != nil {
+		return err
+	}
+	if err := s.vault.DeletePolicy(c.Request().Context(), caller(c), c.Param("policy"), version); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+type explainRequest struct {
+	Principal  string              `json:"principal"`
+	Roles      []string            `json:"roles"`
+	Attributes map[string][]string `json:"attributes"`
+	Action     string              `json:"action"`
+	Collection string              `json:"collection"`
+	Field      string              `json:"field"`
+	View       string              `json:"view"`
+	Purpose    string              `json:"purpose"`
+	Network    string              `json:"network"`
+	Method     string              `json:"method"`
+	MTLS       bool                `json:"mtls"`
+	DPoP       bool                `json:"dpop"`
+	Time       *time.Time          `json:"time"`
+	Subject    *struct {
+		Restricted bool `json:"restricted"`
+		Objected   bool `json:"objected"`
+		Consented  bool `json:"consented"`
+	} `json:"subject"`
+}
+
+func (s *Server) explainPolicy(c echo.Context) error {
+	var in explainRequest
+	if _, err := bind(c, maxBody, &in); err != nil {
+		return err
+	}
+	x := vault.Explain{Principal: in.Principal, Roles: in.Roles, Attributes: in.Attributes, Action: in.Action, Collection: in.Collection,
+		Field: in.Field, View: in.View, Purpose: in.Purpose, Method: in.Method, MTLS: in.MTLS, DPoP: in.DPoP}
+	if in.Time != nil {
+		x.At = *in.Time
+	}
+	if in.Subject != nil {
+		x.Subject = policy.SubjectFacts{Known: true, Restricted: in.Subject.Restricted, Objected: in.Subject.Objected, Consented: in.Subject.Consented}
+	}
+	if in.Network != "" {
+		var err error
+		if x.Network, err = netip.ParseAddr(in.Network); err != nil {
+			return invalid("/network", "network", "a network is one IP address")
+		}
+	}
+	out, err := s.vault.Explain(c.Request().Context(), caller(c), x)
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		Allowed  bool     `json:"allowed"`
+		Rule     string   `json:"rule"`
+		View     *string  `json:"view"`
+		Policies []string `json:"policies"`
+	}{Allowed: out.Allowed, Rule: out.Rule, Policies: out.Policies}
+	if out.View != policy.NoView {
+		view := out.View.String()
+		answer.View = &view
+	}
+	return sendJSON(c, http.StatusOK, answer)
+}

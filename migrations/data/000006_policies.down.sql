@@ -1,0 +1,1 @@
+drop table privault.subject_history, privault.subject_facts, privault.purposes, privault.policies, privault.governance;
