@@ -345,7 +345,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		`update privault.audit_leaves set leaf = leaf`, `delete from privault.audit_leaves`, `update privault.audit_nodes set hash = hash`, `delete from privault.audit_nodes`,
 		`update privault.disclosures set entry_id = entry_id`, `delete from privault.disclosures`, `delete from privault.audit_head`,
 		`select privault.drop_audit_partitions(now())`, `select body from privault.audit_entries_rest`, `drop table privault.audit_entries_rest`,
-		`delete from keystore.tenant_roots`, `update keystore.tenant_keys set sealed = ''`, `delete from privault.credentials`,
+		`delete from keystore.tenant_roots`, `delete from keystore.tenant_keys`, `delete from privault.credentials`,
 		`drop table privault.records`, `create table privault.mine ()`, `create table keystore.mine ()`, `alter table privault.records disable row level security`,
 		`drop policy tenant on privault.records`, `set role privault_owner`, `set session authorization privault_owner`, `alter role privault_test bypassrls`,
 		`create function privault.tenant() returns uuid language sql as 'select null'`,
