@@ -106,8 +106,9 @@ type field struct {
 	purposes       []string
 }
 
-func (c *Collection) byNumber(number uint16) *field {
-	i, found := slices.BinarySearchFunc(c.order, number, func(f *field, n uint16) int { return int(f.number) - int(n) })
+// byNumber gives a field, or nil if the number is that of a subject reference or an alias.
+func (c *Collection) byNumber(number uint32) *field {
+	i, found := slices.BinarySearchFunc(c.order, number, func(f *field, n uint32) int { return int(f.number) - int(n) })
 	if !found {
 		return nil
 	}

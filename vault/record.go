@@ -93,14 +93,14 @@ func (r *reader) record(o *opened, fields []string, view policy.View) (*Record, 
 	rec.Subject = string(subject)
 	var held []value
 	for _, box := range o.boxes {
-		f := o.coll.byNumber(uint16(box.Field))
+		f := o.coll.byNumber(box.Field)
 		if f == nil || len(fields) > 0 && !slices.Contains(fields, f.name) {
 			continue
 		}
 		if rec.Fields[f.name], err = r.show(o, f, view, policy.ReadRecord); err != nil {
 			return nil, err
 		}
-		held = append(held, value{number: f.number})
+		held = append(held, value{number: box.Field})
 	}
 	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, held)
 	return rec, err
@@ -255,7 +255,7 @@ func (r *reader) patched(o *opened, p Patch, now time.Time) ([]value, error) {
 		values = append(values, value{subjectField, subject})
 	}
 	for _, f := range o.coll.order {
-		plain, err := r.plain(o, f.number)
+		plain, err := r.plain(o, uint32(f.number))
 		if err != nil {
 			return nil, err
 		}
@@ -273,7 +273,7 @@ func (r *reader) patched(o *opened, p Patch, now time.Time) ([]value, error) {
 			}
 		}
 		if plain != nil {
-			values = append(values, value{f.number, plain})
+			values = append(values, value{uint32(f.number), plain})
 		}
 	}
 	if len(values) == 0 || len(values) == 1 && values[0].number == subjectField {

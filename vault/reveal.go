@@ -126,7 +126,7 @@ type opened struct {
 	coll  *Collection
 	dek   seal.Key
 	boxes seal.Boxes
-	plain map[uint16][]byte
+	plain map[uint32][]byte
 	facts policy.SubjectFacts
 }
 
@@ -138,7 +138,7 @@ func (r *reader) reveal(ctx context.Context, ref TokenRef, p *pointer, rows map[
 	if err != nil {
 		return Revealed{}, err
 	}
-	f := o.coll.byNumber(p.field)
+	f := o.coll.byNumber(uint32(p.field))
 	if f == nil || ref.Collection != "" && ref.Collection != o.coll.Name || ref.Field != "" && ref.Field != f.name {
 		return Revealed{}, errTokenNotFound
 	}
@@ -166,7 +166,7 @@ func (r *reader) open(ctx context.Context, row *row) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &opened{id: formatID(recordPrefix, row.id), row: row, coll: coll, plain: map[uint16][]byte{},
+	o := &opened{id: formatID(recordPrefix, row.id), row: row, coll: coll, plain: map[uint32][]byte{},
 		facts: r.entry.law.facts(row, r.entry.who.Purpose)}
 	if o.boxes, err = seal.Unpack(row.sealed); err != nil {
 		return nil, &Error{Kind: IntegrityFailure, cause: err}
@@ -188,7 +188,7 @@ func (r *reader) show(o *opened, f *field, view policy.View, action policy.Actio
 		r.note(o, f, view, false)
 		return NewSecret([]byte("null")), nil
 	}
-	plain, err := r.plain(o, f.number)
+	plain, err := r.plain(o, uint32(f.number))
 	if err != nil {
 		return Secret{}, err
 	}
@@ -206,11 +206,11 @@ func (r *reader) show(o *opened, f *field, view policy.View, action policy.Actio
 }
 
 // plain opens a field's box, once an operation.
-func (r *reader) plain(o *opened, number uint16) ([]byte, error) {
+func (r *reader) plain(o *opened, number uint32) ([]byte, error) {
 	if plain, have := o.plain[number]; have {
 		return plain, nil
 	}
-	box, held := o.boxes.Get(uint32(number))
+	box, held := o.boxes.Get(number)
 	if !held {
 		return nil, nil
 	}

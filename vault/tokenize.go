@@ -254,7 +254,7 @@ func (s *sealer) item(e *entry, item NewRecord, at string) (newRecord, map[strin
 
 // value is one value of a record on its way to or from its box.
 type value struct {
-	number uint16
+	number uint32
 	plain  []byte
 }
 
@@ -288,7 +288,7 @@ func (s *sealer) values(item NewRecord, at string) ([]value, error) {
 				faults.add(at+"/fields/"+f.name, fault.Rule, fault.Detail)
 				continue
 			}
-			values = append(values, value{f.number, plain})
+			values = append(values, value{uint32(f.number), plain})
 		case f.required:
 			faults.add(at+"/fields/"+f.name, "required", "a required field is missing")
 		}
@@ -328,14 +328,14 @@ func (k *tenantKeys) sealRecord(collection, record ID, version int32, values []v
 		if err != nil {
 			return nil, nil, err
 		}
-		boxes[i] = seal.Box{Field: uint32(val.number), Sealed: box}
+		boxes[i] = seal.Box{Field: val.number, Sealed: box}
 	}
 	return boxes.Pack(), wrapped, nil
 }
 
-func (k *tenantKeys) place(collection, record ID, version int32, number uint16) seal.Place {
+func (k *tenantKeys) place(collection, record ID, version int32, number uint32) seal.Place {
 	return seal.Place{Deployment: k.deployment, Tenant: k.tenant, Collection: collection, Record: record,
-		Field: uint32(number), Version: uint32(version)}
+		Field: number, Version: uint32(version)}
 }
 
 // tokensOf gives the tokens of a record's values, by field name.
