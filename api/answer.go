@@ -37,9 +37,10 @@ func (a *answer) close(c byte) {
 	a.fresh = false
 }
 
-func (a *answer) element(c byte) {
+// element opens an object in an array.
+func (a *answer) element() {
 	a.comma()
-	a.open(c)
+	a.open('{')
 }
 
 func (a *answer) name(name string) {

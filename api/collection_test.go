@@ -155,7 +155,7 @@ func TestDefinitionsThatAreRefused(t *testing.T) {
 		"PIN":                    {field(`{"type":"pin"}`), fault{"/fields/f/type", "not-storable"}},
 		"track data":             {field(`{"type":"track2"}`), fault{"/fields/f/type", "not-storable"}},
 		"unknown classification": {field(`{"type":"name","classification":"Secret"}`), fault{"/fields/f/classification", "classification"}},
-		"index to come":          {field(`{"type":"name","index":["exact"]}`), fault{"/fields/f/index", "not-available"}},
+		"index to come":          {field(`{"type":"name","index":["soundex"]}`), fault{"/fields/f/index", "not-available"}},
 		"strategy to come":       {field(`{"type":"pan","token":{"strategy":"fpe"}}`), fault{"/fields/f/token/strategy", "not-available"}},
 		"option to come":         {field(`{"type":"pan","token":{"keep_suffix":4}}`), fault{"/fields/f/token", "not-available"}},
 		"retention to come":      {`{"retention":{"keep":"P3Y"},"fields":{"f":{"type":"name"}}}`, fault{"/retention", "not-available"}},

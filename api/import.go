@@ -167,7 +167,7 @@ func relative(d vault.Tokenized) vault.Tokenized {
 
 func (a *answer) line(index int, e *vault.Error, requestID string) {
 	a.fresh = true
-	a.element('{')
+	a.element()
 	a.number("index", index)
 	a.problem(e, requestID)
 	a.close('}')

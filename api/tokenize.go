@@ -22,11 +22,12 @@ type tokenizeRequest struct {
 type newRecord struct {
 	Subject *string                   `json:"subject"`
 	Fields  map[string]jsontext.Value `json:"fields"`
+	Tokens  map[string]string         `json:"tokens"`
 	Expires *time.Time                `json:"expires_at"`
 }
 
 func (r newRecord) record() vault.NewRecord {
-	return vault.NewRecord{Subject: given(r.Subject), Fields: secrets(r.Fields), Expires: r.Expires}
+	return vault.NewRecord{Subject: given(r.Subject), Fields: secrets(r.Fields), Tokens: r.Tokens, Expires: r.Expires}
 }
 
 // given is what stands in an optional member: empty if it isn't there. One that is there and empty is a fault and not an
@@ -77,7 +78,7 @@ func (s *Server) tokenize(c echo.Context) error {
 // tokenized writes the outcome of one item and gives its status.
 func (a *answer) tokenized(index int, d vault.Tokenized, requestID string) int {
 	status := http.StatusCreated
-	a.element('{')
+	a.element()
 	a.number("index", index)
 	if d.Err != nil {
 		status = a.problem(d.Err, requestID)
@@ -137,7 +138,7 @@ func (s *Server) detokenize(c echo.Context) error {
 	a.open('[')
 	for i, d := range done {
 		statuses[i] = http.StatusOK
-		a.element('{')
+		a.element()
 		a.number("index", i)
 		if d.Err != nil {
 			statuses[i] = a.problem(d.Err, requestID(c))

@@ -74,6 +74,7 @@ CREATE TABLE privault.records (
     version integer NOT NULL,
     epoch integer NOT NULL,
     sealed bytea NOT NULL,
+    digests bytea[],
     CONSTRAINT records_epoch_check CHECK ((epoch >= 0)),
     CONSTRAINT records_version_check CHECK ((version > 0))
 );
@@ -257,6 +258,36 @@ CREATE TABLE keystore.tenant_roots (
 
 ALTER TABLE ONLY keystore.tenant_roots FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.alias_spaces (
+    tenant_id uuid NOT NULL,
+    digest bytea NOT NULL,
+    used bigint NOT NULL,
+    CONSTRAINT alias_spaces_digest_check CHECK ((octet_length(digest) = 32))
+);
+
+ALTER TABLE ONLY privault.alias_spaces FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.aliases (
+    tenant_id uuid NOT NULL,
+    text_digest bytea NOT NULL,
+    collection_id uuid NOT NULL,
+    field integer NOT NULL,
+    value_digest bytea,
+    record_id uuid,
+    generation integer NOT NULL,
+    key_version bigint NOT NULL,
+    sealed_text bytea,
+    space bytea,
+    CONSTRAINT aliases_check CHECK ((((value_digest IS NULL) = (record_id IS NOT NULL)) AND ((value_digest IS NULL) = (sealed_text IS NULL)))),
+    CONSTRAINT aliases_field_check CHECK ((field > 0)),
+    CONSTRAINT aliases_generation_check CHECK ((generation > 0)),
+    CONSTRAINT aliases_space_check CHECK ((octet_length(space) = 32)),
+    CONSTRAINT aliases_text_digest_check CHECK ((octet_length(text_digest) = 32)),
+    CONSTRAINT aliases_value_digest_check CHECK ((octet_length(value_digest) = 32))
+);
+
+ALTER TABLE ONLY privault.aliases FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.audit_entries (
     tenant_id uuid NOT NULL,
     entry_id uuid NOT NULL,
@@ -321,6 +352,16 @@ CREATE TABLE privault.audit_nodes (
 );
 
 ALTER TABLE ONLY privault.audit_nodes FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.blind_index (
+    tenant_id uuid NOT NULL,
+    digest bytea NOT NULL,
+    record_id uuid NOT NULL,
+    sole boolean NOT NULL,
+    CONSTRAINT blind_index_digest_check CHECK ((octet_length(digest) = 32))
+);
+
+ALTER TABLE ONLY privault.blind_index FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.collections (
     tenant_id uuid NOT NULL,
@@ -688,6 +729,12 @@ ALTER TABLE ONLY keystore.tenant_keys
 ALTER TABLE ONLY keystore.tenant_roots
     ADD CONSTRAINT tenant_roots_pkey PRIMARY KEY (tenant_id);
 
+ALTER TABLE ONLY privault.alias_spaces
+    ADD CONSTRAINT alias_spaces_pkey PRIMARY KEY (tenant_id, digest);
+
+ALTER TABLE ONLY privault.aliases
+    ADD CONSTRAINT aliases_pkey PRIMARY KEY (tenant_id, text_digest);
+
 ALTER TABLE ONLY privault.audit_entries
     ADD CONSTRAINT audit_entries_pkey PRIMARY KEY (tenant_id, entry_id);
 
@@ -705,6 +752,9 @@ ALTER TABLE ONLY privault.audit_leaves
 
 ALTER TABLE ONLY privault.audit_nodes
     ADD CONSTRAINT audit_nodes_pkey PRIMARY KEY (level, node_index);
+
+ALTER TABLE ONLY privault.blind_index
+    ADD CONSTRAINT blind_index_pkey PRIMARY KEY (tenant_id, digest, record_id);
 
 ALTER TABLE ONLY privault.collections
     ADD CONSTRAINT collections_name UNIQUE (tenant_id, name);
@@ -805,9 +855,13 @@ ALTER TABLE ONLY river.river_notification
 ALTER TABLE ONLY river.river_queue
     ADD CONSTRAINT river_queue_pkey PRIMARY KEY (name);
 
+CREATE UNIQUE INDEX aliases_value ON privault.aliases USING btree (tenant_id, value_digest, generation) WHERE (value_digest IS NOT NULL);
+
 CREATE INDEX audit_entries_xid ON ONLY privault.audit_entries USING btree (xid);
 
 CREATE INDEX audit_entries_rest_xid_idx ON privault.audit_entries_rest USING btree (xid);
+
+CREATE UNIQUE INDEX blind_index_sole ON privault.blind_index USING btree (tenant_id, digest) WHERE sole;
 
 CREATE INDEX erasures_deferred ON privault.erasures USING btree (tenant_id, erasure_id) WHERE (state = 'deferred'::text);
 
@@ -864,6 +918,10 @@ ALTER TABLE keystore.tenant_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE keystore.tenant_roots ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.alias_spaces ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.aliases ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.audit_entries ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.audit_entries_rest ENABLE ROW LEVEL SECURITY;
@@ -873,6 +931,8 @@ ALTER TABLE privault.audit_head ENABLE ROW LEVEL SECURITY;
 ALTER TABLE privault.audit_leaves ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.audit_nodes ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.blind_index ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.collections ENABLE ROW LEVEL SECURITY;
 
@@ -922,9 +982,15 @@ ALTER TABLE privault.subject_history ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.subjects ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY tenant ON privault.alias_spaces USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.aliases USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 CREATE POLICY tenant ON privault.audit_entries USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.audit_leaves FOR SELECT USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.blind_index USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.collections USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -990,6 +1056,10 @@ GRANT SELECT,INSERT,UPDATE ON TABLE keystore.tenant_keys TO privault_keystore;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE keystore.tenant_roots TO privault_keystore;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.alias_spaces TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.aliases TO privault_app;
+
 GRANT SELECT,INSERT ON TABLE privault.audit_entries TO privault_app;
 
 GRANT SELECT,UPDATE ON TABLE privault.audit_head TO privault_app;
@@ -997,6 +1067,8 @@ GRANT SELECT,UPDATE ON TABLE privault.audit_head TO privault_app;
 GRANT SELECT,INSERT ON TABLE privault.audit_leaves TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.audit_nodes TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.blind_index TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.collections TO privault_app;
 

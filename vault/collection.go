@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,7 +35,8 @@ type FieldDefinition struct {
 	Type           string          `json:"type"`
 	Classification string          `json:"classification,omitempty"` // public, internal, confidential (the default) or restricted
 	Required       bool            `json:"required,omitempty"`
-	Index          []string        `json:"index,omitempty"`
+	Index          []string        `json:"index,omitempty"`    // exact
+	Unique         bool            `json:"unique,omitempty"`   // needs the index exact
 	Purposes       []string        `json:"purposes,omitempty"` // in place of the collection's
 	Token          TokenDefinition `json:"token,omitzero"`
 
@@ -43,9 +45,11 @@ type FieldDefinition struct {
 	Mask      *datatype.MaskDefinition `json:"mask,omitempty"`      // nil: the type's
 }
 
-// TokenDefinition says what stands in for a field's values: random (the default), a pointer token; none, no token.
+// TokenDefinition says what stands in for a field's values: random (the default), a pointer token; deterministic, the
+// same token for the same value; none, no token.
 type TokenDefinition struct {
 	Strategy   string `json:"strategy,omitempty"`
+	Supplied   string `json:"supplied,omitempty"` // off (the default), allowed or required: tokens that the caller brings along
 	KeepPrefix int    `json:"keep_prefix,omitempty"`
 	KeepSuffix int    `json:"keep_suffix,omitempty"`
 	Luhn       string `json:"luhn,omitempty"`
@@ -57,12 +61,6 @@ type Retention struct {
 	After  string `json:"after,omitempty"`
 	Action string `json:"action,omitempty"`
 }
-
-// The token strategies that exist.
-const (
-	strategyRandom = "random"
-	strategyNone   = "none"
-)
 
 const (
 	kmsHierarchical = "hierarchical"
@@ -88,6 +86,8 @@ type Collection struct {
 	id     ID
 	fields map[string]*field
 	order  []*field // by number
+	bound  bool     // some field's values have rows beside their record's
+	shared bool     // some field's tokens are aliases of its values
 
 	normalisers map[string]int // the versions by which fields' values are matched
 }
@@ -100,7 +100,11 @@ type field struct {
 	mask     datatype.Mask
 	stale    bool // values were matched by another normaliser than today's
 	required bool
-	token    bool
+	token    bool // a value that has no alias has a pointer token
+	strategy string
+	supplied string   // what a caller may bring along as a token
+	index    []string // kinds of blind index
+	unique   bool     // no two records have equal values
 
 	classification string
 	purposes       []string
@@ -147,9 +151,11 @@ func (c *Collection) adopt(raw []byte) error {
 			return fmt.Errorf("field %s of a stored collection: %w", name, err)
 		}
 		f := &field{name: name, number: s.Numbers[name], typ: typ, required: d.Required, token: d.Token.Strategy == strategyRandom,
-			classification: d.Classification, purposes: d.Purposes, mask: mask,
-			stale: d.matched() && c.normalisers[name] != datatype.NormaliserVersion}
+			strategy: d.Token.Strategy, supplied: cmp.Or(d.Token.Supplied, suppliedOff), index: d.Index, unique: d.Unique, classification: d.Classification,
+			purposes: d.Purposes, mask: mask, stale: d.matched() && c.normalisers[name] != datatype.NormaliserVersion}
 		c.fields[name] = f
+		c.bound = c.bound || f.bound()
+		c.shared = c.shared || f.ofValue()
 		c.order = append(c.order, f)
 	}
 	slices.SortFunc(c.order, func(a, b *field) int { return int(a.number) - int(b.number) })
@@ -211,17 +217,8 @@ func (f *FieldDefinition) check(at string, bad func(pointer, rule, detail string
 		bad(at+"/classification", "classification", "the classifications are "+list(classifications))
 	}
 	checkPurposes(at+"/purposes", f.Purposes, bad)
-	if len(f.Index) > 0 {
-		bad(at+"/index", "not-available", "indexes do not exist yet")
-	}
-	switch f.Token.Strategy {
-	case strategyRandom, strategyNone:
-		if f.Token != (TokenDefinition{Strategy: f.Token.Strategy}) {
-			bad(at+"/token", "not-available", "keep_prefix, keep_suffix and luhn belong to strategies that do not exist yet")
-		}
-	default:
-		bad(at+"/token/strategy", "not-available", "the token strategies are random and none; deterministic, fpe and format do not exist yet")
-	}
+	f.checkIndex(at, bad)
+	f.checkToken(at, bad)
 }
 
 func checkPurposes(at string, purposes []string, bad func(pointer, rule, detail string)) {
@@ -253,8 +250,12 @@ func strands(before, after Definition) error {
 			bad(name, "/mask", "loosened")
 		case is.Required && !was.Required:
 			bad(name, "/required", "tightened")
-		case is.Token.Strategy != was.Token.Strategy && was.Token.Strategy != strategyNone:
+		case is.Token.Strategy != was.Token.Strategy && (was.Token.Strategy != strategyNone || is.Token.Strategy != strategyRandom):
 			bad(name, "/token/strategy", "changed")
+		case !slices.Equal(is.Index, was.Index):
+			bad(name, "/index", "changed")
+		case is.Unique && !was.Unique:
+			bad(name, "/unique", "tightened")
 		case slices.Index(classifications, is.Classification) < slices.Index(classifications, was.Classification):
 			bad(name, "/classification", "lowered")
 		}

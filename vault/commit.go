@@ -22,6 +22,8 @@ type change struct {
 	schema  schemaRef // the zero one: the change doesn't depend on a collection
 	claim   *claim    // nil: no Idempotency-Key
 	records []newRecord
+	aliases []alias  // to be inserted, each once
+	relies  [][]byte // digests of alias texts that must still be there
 }
 
 // schemaRef is the version of a collection that a change was prepared with.
@@ -42,10 +44,19 @@ type newRecord struct {
 	subject         []byte // digest; nil: none
 	expires         *time.Time
 	sealed, wrapped []byte
+	marks           []mark
 }
 
-// errNotAdmitted says that a change was not committed because its collection has another version by now, or its
-// Idempotency-Key is somebody else's.
+func (c *change) weight() int {
+	weight := 1 + len(c.records) + len(c.aliases)
+	for i := range c.records {
+		weight += len(c.records[i].marks)
+	}
+	return weight
+}
+
+// errNotAdmitted says that a change was not committed because its collection has another version by now, its
+// Idempotency-Key is somebody else's, an alias that it relies on is gone, or one that it makes is there already.
 var errNotAdmitted = errors.New("change not admitted")
 
 // idempotencyLife is how long an Idempotency-Key keeps its answer.
@@ -103,9 +114,9 @@ func (v *Vault) closeGroups() {
 func (v *Vault) commit(ctx context.Context, c *change) error {
 	g := v.groupsOf(c.entry.who.Tenant)
 	if len(c.records) > heavy {
-		return g.bulkWrites.ride(ctx, c, len(c.records))
+		return g.bulkWrites.ride(ctx, c, c.weight())
 	}
-	return g.writes.ride(ctx, c, 1+len(c.records))
+	return g.writes.ride(ctx, c, c.weight())
 }
 
 // commitTogether commits a group. If the statement fails, each change is tried alone, so that one change's conflict
@@ -172,6 +183,7 @@ type parcel struct {
 	expires                  []*time.Time
 	subjects                 [][]byte
 	subjectIDs               []ID
+	bonds                    bonds
 }
 
 func newParcel(changes []*change) (*parcel, error) {
@@ -239,6 +251,7 @@ func (p *parcel) add(c *change) error {
 			p.subjects = append(p.subjects, r.subject)
 		}
 	}
+	p.bonds.add(c)
 	return nil
 }
 
@@ -263,15 +276,20 @@ func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit
 	if len(p.subjects) > 0 {
 		b.Queue(insertSubjects, tenant, p.subjects, p.subjectIDs, now)
 	}
-	statement := insertTogether
+	keys, wrapped := insertTogetherKeys, p.wrapped
+	if apart {
+		keys, wrapped = insertNoKeys, nil
+	}
 	args := []any{tenant, now, p.entry, p.principal, p.at, p.action, p.outcome, p.body, p.collection, p.version,
 		p.key, p.request, p.answer, now.Add(-idempotencyLife),
-		p.record, p.recordEntry, p.recordCollection, p.subject, p.expires, p.sealed}
-	if !apart {
-		statement += insertTogetherKeys
-		args = append(args, p.wrapped)
+		p.record, p.recordEntry, p.recordCollection, p.subject, p.expires, p.sealed, wrapped}
+	statement := insertTogether
+	if !p.bonds.none() {
+		statement = insertBound
+		args = append(args, p.bonds.columns()...)
 	}
-	b.Queue(statement+`select entry_id from admitted`, args...).Query(admitted)
+	b.Queue(statement+keys+`select entry_id from admitted`, args...).Query(admitted)
+	p.bonds.queueRest(b, tenant)
 }
 
 func (v *Vault) insertKeys(ctx context.Context, tenant ID, p *parcel) error {
@@ -298,28 +316,7 @@ const insertSubjects = `
 
 // A change is fresh if its collection still has the version that it was prepared with, and admitted if it is fresh and
 // got the Idempotency-Key that it wants, if any.
-const insertTogether = `
-	with fresh as (
-		select e.* from unnest($3::uuid[], $4::uuid[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],
-			$9::uuid[], $10::int[], $11::bytea[], $12::bytea[], $13::bytea[])
-			as e(entry_id, principal_id, at, action, outcome, body, collection_id, version, digest, request_digest, answer)
-		where e.collection_id is null or exists (
-			select from privault.collections c
-			where c.tenant_id = $1 and c.collection_id = e.collection_id and c.version = e.version)
-	), claimed as (
-		insert into privault.idempotency_keys as k (tenant_id, digest, request_digest, entry_id, answer, created_at)
-		select $1, f.digest, f.request_digest, f.entry_id, f.answer, $2 from fresh f where f.digest is not null
-		on conflict (tenant_id, digest) do update
-			set request_digest = excluded.request_digest, entry_id = excluded.entry_id,
-				answer = excluded.answer, created_at = excluded.created_at
-			where k.created_at <= $14
-		returning k.entry_id
-	), admitted as (
-		insert into privault.audit_entries (tenant_id, entry_id, principal_id, at, action, outcome, body)
-		select $1, f.entry_id, f.principal_id, f.at, f.action, f.outcome, f.body from fresh f
-		where f.digest is null or f.entry_id in (select c.entry_id from claimed c)
-		returning entry_id
-	), sealed as (
+const insertTogether = freshChanges + claimKeys + returnClaimed + admit + returnAdmitted + `, sealed as (
 		insert into privault.records (tenant_id, record_id, collection_id, subject_id, version, epoch, sealed,
 			created_at, updated_at, expires_at)
 		select $1, r.record_id, r.collection_id, s.subject_id, 1, 0, r.sealed, $2, $2, r.expires_at
@@ -329,10 +326,41 @@ const insertTogether = `
 		left join privault.subjects s on s.tenant_id = $1 and s.digest = r.digest
 	)`
 
-// Appended to insertTogether where the keystore is in the same database.
-const insertTogetherKeys = `, keys as (
+// The parts of insertTogether and insertBound (bond.go).
+const (
+	freshChanges = `
+	with fresh as (
+		select e.* from unnest($3::uuid[], $4::uuid[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],
+			$9::uuid[], $10::int[], $11::bytea[], $12::bytea[], $13::bytea[])
+			as e(entry_id, principal_id, at, action, outcome, body, collection_id, version, digest, request_digest, answer)
+		where e.collection_id is null or exists (
+			select from privault.collections c
+			where c.tenant_id = $1 and c.collection_id = e.collection_id and c.version = e.version)
+	)`
+	claimKeys = `, claimed as (
+		insert into privault.idempotency_keys as k (tenant_id, digest, request_digest, entry_id, answer, created_at)
+		select $1, f.digest, f.request_digest, f.entry_id, f.answer, $2 from fresh f where f.digest is not null`
+	returnClaimed = `
+		on conflict (tenant_id, digest) do update
+			set request_digest = excluded.request_digest, entry_id = excluded.entry_id,
+				answer = excluded.answer, created_at = excluded.created_at
+			where k.created_at <= $14
+		returning k.entry_id
+	)`
+	admit = `, admitted as (
+		insert into privault.audit_entries (tenant_id, entry_id, principal_id, at, action, outcome, body)
+		select $1, f.entry_id, f.principal_id, f.at, f.action, f.outcome, f.body from fresh f
+		where (f.digest is null or f.entry_id in (select c.entry_id from claimed c))`
+	returnAdmitted = `
+		returning entry_id
+	)`
+	// Where the keystore is in the same database.
+	insertTogetherKeys = `, keys as (
 		insert into keystore.data_keys (tenant_id, record_id, version, wrapped, created_at)
 		select $1, r.record_id, 1, r.wrapped, $2 from unnest($15::uuid[], $16::uuid[], $21::bytea[])
 			as r(record_id, entry_id, wrapped)
 		join admitted using (entry_id)
 	) `
+	// Where it isn't: the parameter, which is empty then, has a type all the same.
+	insertNoKeys = `, keys as (select from unnest($21::bytea[])) `
+)

@@ -44,6 +44,8 @@ type Erasure struct {
 type ErasureCounts struct {
 	Records int `json:"records"`
 	DEKs    int `json:"deks"`
+	Aliases int `json:"aliases"`        // tokens that no other record has
+	Entries int `json:"index_entries"`  // of blind indexes
 	Held    int `json:"held,omitempty"` // records that a legal hold keeps, which is why it is deferred
 }
 
@@ -83,7 +85,9 @@ func (v *Vault) EraseSubject(ctx context.Context, who Caller, reference, reason 
 		}
 		e = Erasure{State: ErasureDryRun, Reason: reason, Requested: t.now, Counts: w.counts}
 		if dryRun {
-			e.Counts.DEKs, err = t.countKeys(ctx, w.records)
+			if e.Counts.DEKs, err = t.countKeys(ctx, w.records); err == nil {
+				e.Counts.Aliases, e.Counts.Entries, err = t.countBound(ctx, w.records)
+			}
 			return err
 		}
 		return v.erase(ctx, t, w, &e)
@@ -208,6 +212,10 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 		return err
 	}
 	e.Counts.DEKs = int(done.RowsAffected())
+	// With the keys, so that an erased value gets another token at once and not the one that it had.
+	if e.Counts.Aliases, e.Counts.Entries, err = t.unbindRecords(ctx, w.records); err != nil {
+		return err
+	}
 	if _, err := t.data.Exec(ctx, `
 		insert into privault.erasing (tenant_id, subject_id, erasure_id) values ($1, $2, $3)`, t.who.Tenant, w.subject, id); err != nil {
 		return err

@@ -2,16 +2,37 @@ package vault
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// fetch asks for records by id. Fetches of one tenant ride together (group.go); what isn't found, or has expired, or
-// has no DEK any more, is not in rows.
+// ask is what an operation wants to know of the database. Asks of one tenant ride together (group.go).
+type ask struct {
+	ids    []ID     // of records, with their DEKs: what isn't found, or has expired, or has no DEK any more, is not there
+	shared []ID     // of records whose values' aliases are wanted
+	values [][]byte // digests of values whose aliases are wanted
+	texts  [][]byte // digests of texts whose aliases are wanted, with a live record that each leads to
+	soles  [][]byte // digests of values that only one record may have: which are taken
+	spaces [][]byte // digests of the texts that fields can have: how many are taken
+	query  func(*pgx.Batch)
+}
+
+// found is what a trip brings: shared by its riders, and not to be changed.
+type found struct {
+	rows    map[ID]*row
+	byValue map[string]*alias // by value digest: the newest
+	byText  map[string]*alias // by text digest
+	taken   map[string]bool   // of soles
+	used    map[string]int64
+	shared  map[ID][]*alias // by record: of its values
+}
+
+// fetch is an ask on its way. Its results are its own until the trip has settled.
 type fetch struct {
-	ids  []ID
-	rows map[ID]*row // shared by the riders of one trip: not to be changed
+	ask
+	found *found
 }
 
 // row is a record as it is stored.
@@ -23,55 +44,83 @@ type row struct {
 	updated        time.Time
 	expires        *time.Time
 	sealed         []byte
+	digests        [][]byte
 	wrapped        []byte
 	subject        *ID // nil: nobody's
 	facts          []subjectFact
+	aliases        []*alias // of its values, if they were asked for
+}
+
+func (a *ask) weight() int {
+	return 1 + len(a.ids) + len(a.shared) + len(a.values) + len(a.texts) + len(a.soles)
 }
 
 // fetch reads records with their DEKs.
 func (v *Vault) fetch(ctx context.Context, tenant ID, ids []ID) (map[ID]*row, error) {
-	f := &fetch{ids: ids}
+	found, err := v.look(ctx, tenant, ask{ids: ids})
+	if err != nil {
+		return nil, err
+	}
+	return found.rows, nil
+}
+
+// look answers an ask.
+func (v *Vault) look(ctx context.Context, tenant ID, a ask) (*found, error) {
+	f := &fetch{ask: a}
 	g := v.groupsOf(tenant)
-	reads := g.reads
-	if len(ids) > heavy {
+	reads, weight := g.reads, a.weight()
+	if weight > heavy {
 		reads = g.bulkReads
 	}
-	if err := reads.ride(ctx, f, len(ids)); err != nil {
-		return nil, err // the trip may be under way still: rows are its own until it has settled
+	if err := reads.ride(ctx, f, weight); err != nil {
+		return nil, err // the trip may be under way still: what it found is its own until it has settled
 	}
-	return f.rows, nil
+	return f.found, nil
 }
 
 func (v *Vault) fetchTogether(ctx context.Context, tenant ID, rs []rider[*fetch]) {
-	var ids []ID
-	asked := map[ID]bool{}
-	for _, r := range rs {
-		for _, id := range r.cargo.ids {
-			if !asked[id] {
-				asked[id] = true
-				ids = append(ids, id)
-			}
+	v.metrics.fetchSize.Observe(float64(len(rs)))
+	together := rs[0].cargo.ask
+	var queries []func(*pgx.Batch)
+	for i, r := range rs {
+		a := r.cargo.ask
+		if a.query != nil {
+			queries = append(queries, a.query)
+		}
+		if i > 0 {
+			together.ids = append(slices.Clip(together.ids), a.ids...)
+			together.shared = append(slices.Clip(together.shared), a.shared...)
+			together.values = append(slices.Clip(together.values), a.values...)
+			together.texts = append(slices.Clip(together.texts), a.texts...)
+			together.soles = append(slices.Clip(together.soles), a.soles...)
+			together.spaces = append(slices.Clip(together.spaces), a.spaces...)
 		}
 	}
-	v.metrics.fetchSize.Observe(float64(len(rs)))
-	rows, err := v.fetchAll(ctx, tenant, ids)
+	found, err := v.lookAll(ctx, tenant, together, queries)
 	for _, r := range rs {
-		r.cargo.rows = rows
+		r.cargo.found = found
 		r.settle(err)
 	}
 }
 
-// fetchAll is one trip. A record may get its next DEK between the two statements, so one whose key isn't there is read
+// lookAll is one trip. A record may get its next DEK between two statements, so one whose key isn't there is read
 // again until the two belong together. It is gone if the same version has no key twice: a version's key outlives its row.
-func (v *Vault) fetchAll(ctx context.Context, tenant ID, ids []ID) (map[ID]*row, error) {
-	rows := make(map[ID]*row, len(ids))
+func (v *Vault) lookAll(ctx context.Context, tenant ID, a ask, queries []func(*pgx.Batch)) (*found, error) {
+	f := &found{rows: make(map[ID]*row, len(a.ids))}
+	data := &pgx.Batch{}
+	now := v.now()
+	for _, queue := range queries {
+		queue(data)
+	}
+	f.queueAliases(data, tenant, now, &a)
+	ids := unique(a.ids)
 	without := map[ID]int32{} // the version that was seen without its key
-	for len(ids) > 0 {
-		keyless, err := v.fetchInto(ctx, tenant, ids, rows)
+	for first := true; len(ids) > 0 || first && len(data.QueuedQueries) > 0; first = false {
+		keyless, err := v.fetchInto(ctx, tenant, data, ids, f.rows)
 		if err != nil {
 			return nil, err
 		}
-		ids = nil
+		ids, data = nil, &pgx.Batch{}
 		for _, r := range keyless {
 			if without[r.id] != r.version {
 				without[r.id] = r.version
@@ -79,51 +128,38 @@ func (v *Vault) fetchAll(ctx context.Context, tenant ID, ids []ID) (map[ID]*row,
 			}
 		}
 	}
-	return rows, nil
+	f.share()
+	return f, nil
 }
 
-// fetchInto reads once, and gives the rows that it found no key for.
-func (v *Vault) fetchInto(ctx context.Context, tenant ID, ids []ID, rows map[ID]*row) (keyless []*row, err error) {
+// unique are the ids, each once.
+func unique(ids []ID) []ID {
+	if len(ids) < 2 {
+		return ids
+	}
+	asked := make(map[ID]bool, len(ids))
+	once := make([]ID, 0, len(ids))
+	for _, id := range ids {
+		if !asked[id] {
+			asked[id] = true
+			once = append(once, id)
+		}
+	}
+	return once
+}
+
+// fetchInto reads records once, with what else is queued, and gives the rows that it found no key for.
+func (v *Vault) fetchInto(ctx context.Context, tenant ID, data *pgx.Batch, ids []ID, rows map[ID]*row) (keyless []*row, err error) {
+	if len(ids) == 0 {
+		return nil, v.store.data.pipeline(ctx, tenant, data)
+	}
 	found := make(map[ID]*row, len(ids))
-	facts := factsOf{}
-	data, keys := &pgx.Batch{}, &pgx.Batch{}
+	facts, keys := factsOf{}, &pgx.Batch{}
 	if !v.store.apart {
 		keys = data
 	}
-	data.Queue(`
-		select r.record_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed,
-			r.subject_id, `+haveFacts+`
-		from privault.records r join privault.collections c using (tenant_id, collection_id)
-		where r.tenant_id = $1 and r.record_id = any($2) and (r.expires_at is null or r.expires_at > $3)`,
-		tenant, ids, v.now()).Query(func(result pgx.Rows) error {
-		for result.Next() {
-			r := &row{}
-			err := result.Scan(&r.id, &r.collection, &r.schema, &r.version, &r.epoch, &r.created, &r.updated, &r.expires, &r.sealed,
-				&r.subject, &facts.any)
-			if err != nil {
-				return err
-			}
-			found[r.id] = r
-		}
-		return result.Err()
-	})
-	keys.Queue(`
-		select record_id, version, wrapped from keystore.data_keys where tenant_id = $1 and record_id = any($2)`,
-		tenant, ids).Query(func(result pgx.Rows) error {
-		var id ID
-		var version int32
-		var wrapped []byte
-		for result.Next() {
-			if err := result.Scan(&id, &version, &wrapped); err != nil {
-				return err
-			}
-			if r := found[id]; r != nil && r.version == version {
-				r.wrapped = wrapped
-				wrapped = nil
-			}
-		}
-		return result.Err()
-	})
+	queueRecords(data, tenant, v.now(), ids, found, &facts)
+	queueKeys(keys, tenant, ids, found)
 	_, asked := v.withFacts.Load(tenant)
 	if asked { // along with the records
 		data.Queue(selectFacts+`(select r.subject_id from privault.records r where r.tenant_id = $1 and r.record_id = any($2))`,
@@ -152,4 +188,44 @@ func (v *Vault) fetchInto(ctx context.Context, tenant ID, ids []ID, rows map[ID]
 		rows[id] = r
 	}
 	return keyless, nil
+}
+
+func queueRecords(b *pgx.Batch, tenant ID, now time.Time, ids []ID, found map[ID]*row, facts *factsOf) {
+	b.Queue(`
+		select r.record_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed,
+			r.digests, r.subject_id, `+haveFacts+`
+		from privault.records r join privault.collections c using (tenant_id, collection_id)
+		where r.tenant_id = $1 and r.record_id = any($2) and (r.expires_at is null or r.expires_at > $3)`,
+		tenant, ids, now).Query(func(result pgx.Rows) error {
+		for result.Next() {
+			r := &row{}
+			err := result.Scan(&r.id, &r.collection, &r.schema, &r.version, &r.epoch, &r.created, &r.updated, &r.expires, &r.sealed,
+				&r.digests, &r.subject, &facts.any)
+			if err != nil {
+				return err
+			}
+			found[r.id] = r
+		}
+		return result.Err()
+	})
+}
+
+func queueKeys(b *pgx.Batch, tenant ID, ids []ID, found map[ID]*row) {
+	b.Queue(`
+		select record_id, version, wrapped from keystore.data_keys where tenant_id = $1 and record_id = any($2)`,
+		tenant, ids).Query(func(result pgx.Rows) error {
+		var id ID
+		var version int32
+		var wrapped []byte
+		for result.Next() {
+			if err := result.Scan(&id, &version, &wrapped); err != nil {
+				return err
+			}
+			if r := found[id]; r != nil && r.version == version {
+				r.wrapped = wrapped
+				wrapped = nil
+			}
+		}
+		return result.Err()
+	})
 }

@@ -48,15 +48,8 @@ func (v *Vault) getRecord(ctx context.Context, e *entry, collection, record stri
 	if err != nil {
 		return nil, err
 	}
-	rows, err := v.fetch(ctx, e.who.Tenant, []ID{id})
-	if err != nil {
-		return nil, err
-	}
-	if rows[id] == nil {
-		return nil, fail(NotFound, "")
-	}
 	r := v.newReader(keys, e)
-	o, err := r.open(ctx, rows[id])
+	o, err := r.openWithAliases(ctx, collection, id)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +75,35 @@ func (v *Vault) getRecord(ctx context.Context, e *entry, collection, record stri
 	return r.record(o, fields, wanted)
 }
 
+// openWithAliases opens a record, and has read the aliases of its values with it. The two are two statements: a record
+// that changed between them is read again.
+func (r *reader) openWithAliases(ctx context.Context, collection string, id ID) (o *opened, err error) {
+	tenant := r.keys.tenant
+	shared := r.vault.mayShare(tenant, collection)
+	for range maxAttempts {
+		a := ask{ids: []ID{id}}
+		if shared {
+			a.shared = a.ids
+		}
+		found, err := r.vault.look(ctx, tenant, a)
+		if err != nil {
+			return nil, err
+		}
+		if found.rows[id] == nil {
+			return nil, fail(NotFound, "")
+		}
+		if o, err = r.open(ctx, found.rows[id]); err != nil {
+			return nil, err
+		}
+		if !o.coll.shared || shared && o.complete() {
+			return o, nil
+		}
+		delete(r.opened, id)
+		shared = true
+	}
+	return o, nil
+}
+
 // record gives a record's parts: those of fields, or all.
 func (r *reader) record(o *opened, fields []string, view policy.View) (*Record, error) {
 	rec := &Record{ID: o.id, Version: o.row.version, Fields: map[string]Secret{},
@@ -91,7 +113,6 @@ func (r *reader) record(o *opened, fields []string, view policy.View) (*Record, 
 		return nil, err
 	}
 	rec.Subject = string(subject)
-	var held []value
 	for _, box := range o.boxes {
 		f := o.coll.byNumber(box.Field)
 		if f == nil || len(fields) > 0 && !slices.Contains(fields, f.name) {
@@ -100,10 +121,25 @@ func (r *reader) record(o *opened, fields []string, view policy.View) (*Record, 
 		if rec.Fields[f.name], err = r.show(o, f, view, policy.ReadRecord); err != nil {
 			return nil, err
 		}
-		held = append(held, value{number: box.Field})
 	}
-	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, held)
+	rec.Tokens, err = r.tokens(o, fields)
 	return rec, err
+}
+
+// tokens gives a record's tokens: those of fields, or all.
+func (r *reader) tokens(o *opened, fields []string) (map[string]string, error) {
+	var held []value
+	for _, box := range o.boxes {
+		f := o.coll.byNumber(box.Field)
+		if f != nil && (len(fields) == 0 || slices.Contains(fields, f.name)) {
+			held = append(held, value{number: box.Field})
+		}
+	}
+	aliases, err := r.aliases(o, held)
+	if err != nil {
+		return nil, err
+	}
+	return r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, held, aliases)
 }
 
 // Patch is a change of a record: an RFC 7396 merge patch of its fields and its expiry.
@@ -156,11 +192,11 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, id ID) (*opened, error) {
 	row := &row{id: id}
 	err := t.data.QueryRow(ctx, `
-		select r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed
+		select r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed, r.digests
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
 		where r.tenant_id = $1 and r.record_id = $2 and c.name = $3 and (r.expires_at is null or r.expires_at > $4)
 		for update of r`, t.who.Tenant, id, collection, t.now).
-		Scan(&row.subject, &row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed)
+		Scan(&row.subject, &row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed, &row.digests)
 	if err == nil && row.subject != nil {
 		// An erasure must not miss the key that is about to be made.
 		err = t.data.QueryRow(ctx, `
@@ -199,7 +235,11 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 	if p.SetExpires {
 		expires = microseconds(p.Expires)
 	}
-	sealed, wrapped, err := r.keys.sealRecord(o.coll.id, o.row.id, version, values)
+	bound, err := r.rebind(ctx, t, o, values)
+	if err != nil {
+		return nil, err
+	}
+	sealed, wrapped, err := r.keys.sealRecord(o.coll.id, o.row.id, version, append(slices.Clip(values), bound.boxes...))
 	if err != nil {
 		return nil, err
 	}
@@ -211,15 +251,15 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 		return nil, err
 	}
 	_, err = t.data.Exec(ctx, `
-		update privault.records set version = $3, sealed = $4, expires_at = $5, updated_at = $6
-		where tenant_id = $1 and record_id = $2`, t.who.Tenant, o.row.id, version, sealed, expires, t.now)
+		update privault.records set version = $3, sealed = $4, expires_at = $5, updated_at = $6, digests = $7
+		where tenant_id = $1 and record_id = $2`, t.who.Tenant, o.row.id, version, sealed, expires, t.now, digestsOf(bound.marks))
 	if err != nil {
 		return nil, err
 	}
 	t.shredLater = append(t.shredLater, recordVersion{o.row.id, o.row.version})
 	t.entry.Resources = []resource{{Collection: o.coll.Name, Fields: p.names(), Records: []string{o.id}}}
 	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: t.now, Expires: expires}
-	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, values)
+	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, values, bound.texts)
 	return rec, err
 }
 
@@ -323,9 +363,9 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 		}
 		var row row
 		err := t.data.QueryRow(ctx, `
-			select r.version, r.subject_id from privault.records r join privault.collections c using (tenant_id, collection_id)
+			select r.version, r.subject_id, r.digests from privault.records r join privault.collections c using (tenant_id, collection_id)
 			where r.tenant_id = $1 and r.record_id = $2 and c.name = $3
-			for update of r`, who.Tenant, id, collection).Scan(&row.version, &row.subject)
+			for update of r`, who.Tenant, id, collection).Scan(&row.version, &row.subject, &row.digests)
 		if err != nil {
 			if errors.Is(err, pgx.ErrNoRows) {
 				return fail(NotFound, "")
@@ -340,6 +380,9 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 		}
 		t.entry.Resources = []resource{{Collection: collection, Records: []string{record}}}
 		if err := t.requireUnheld(ctx, id); err != nil {
+			return err
+		}
+		if err := t.unbind(ctx, id, row.digests); err != nil {
 			return err
 		}
 		if _, err := t.keys.Exec(ctx, `

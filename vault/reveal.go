@@ -48,7 +48,8 @@ func (v *Vault) Detokenize(ctx context.Context, who Caller, refs []TokenRef) ([]
 	return done, nil
 }
 
-var errTokenNotFound = &Error{Kind: TokenNotFound}
+var errTokenNotFound = &Error{Kind: TokenNotFound,
+	Detail: "a token that does not begin with pvtk_ or pvdt_ is found with its collection and field"}
 
 func (v *Vault) detokenize(ctx context.Context, e *entry, refs []TokenRef) ([]Revealed, error) {
 	if len(refs) == 0 || len(refs) > MaxItems {
@@ -58,24 +59,14 @@ func (v *Vault) detokenize(ctx context.Context, e *entry, refs []TokenRef) ([]Re
 	if err != nil {
 		return nil, err
 	}
-	pointers := make([]*pointer, len(refs))
-	ids := make([]ID, 0, len(refs))
-	for i, ref := range refs {
-		if p, ok := keys.resolve(ref.Token); ok {
-			pointers[i] = &p
-			ids = append(ids, p.record)
-		}
-	}
-	var rows map[ID]*row
-	if len(ids) > 0 {
-		if rows, err = v.fetch(ctx, e.who.Tenant, ids); err != nil {
-			return nil, err
-		}
+	leads, rows, err := v.resolve(ctx, keys, refs)
+	if err != nil {
+		return nil, err
 	}
 	r := v.newReader(keys, e)
 	done := make([]Revealed, len(refs))
 	for i, ref := range refs {
-		done[i], err = r.reveal(ctx, ref, pointers[i], rows, "/items/"+strconv.Itoa(i)+"/view")
+		done[i], err = r.reveal(ctx, ref, leads[i], rows, "/items/"+strconv.Itoa(i)+"/view")
 		if err != nil {
 			done[i].Err = AsError(err)
 			if done[i].Err.Kind == IntegrityFailure {
@@ -130,20 +121,10 @@ type opened struct {
 	facts policy.SubjectFacts
 }
 
-func (r *reader) reveal(ctx context.Context, ref TokenRef, p *pointer, rows map[ID]*row, viewAt string) (Revealed, error) {
-	if p == nil || rows[p.record] == nil || rows[p.record].epoch != int32(p.epoch) {
-		return Revealed{}, errTokenNotFound
-	}
-	o, err := r.open(ctx, rows[p.record])
+func (r *reader) reveal(ctx context.Context, ref TokenRef, p *lead, rows map[ID]*row, viewAt string) (Revealed, error) {
+	o, f, err := r.follow(ctx, ref, p, rows)
 	if err != nil {
 		return Revealed{}, err
-	}
-	f := o.coll.byNumber(uint32(p.field))
-	if f == nil || ref.Collection != "" && ref.Collection != o.coll.Name || ref.Field != "" && ref.Field != f.name {
-		return Revealed{}, errTokenNotFound
-	}
-	if _, held := o.boxes.Get(uint32(f.number)); !held {
-		return Revealed{}, errTokenNotFound
 	}
 	view, err := policy.ParseView(ref.View)
 	if err != nil {

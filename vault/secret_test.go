@@ -126,6 +126,7 @@ func TestCallersOfReveal(t *testing.T) {
 		"vault/transform.go code":    1,
 		"vault/tokenize.go values":   1,
 		"vault/record.go patched":    1,
+		"vault/index.go equals":      1,
 	}
 	got := map[string]int{}
 	set := token.NewFileSet()

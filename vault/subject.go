@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -136,7 +138,7 @@ func (t *txn) knownSubject(ctx context.Context, keys *tenantKeys, reference stri
 // opened. It gives the id of the last record of a page that isn't the last.
 func (v *Vault) mapSubject(ctx context.Context, t *txn, keys *tenantKeys, id ID, after string, limit int, m *SubjectMap) (next string, err error) {
 	rows, err := t.data.Query(ctx, `
-		select r.record_id, r.collection_id, c.version, r.epoch, r.created_at, r.sealed, privault.held(r, $3)
+		select r.record_id, r.collection_id, c.version, r.epoch, r.created_at, r.sealed, r.digests, privault.held(r, $3)
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
 		where r.tenant_id = $1 and r.subject_id = $2 and (r.expires_at is null or r.expires_at > $3)
 		order by r.record_id`, t.who.Tenant, id, t.now)
@@ -146,10 +148,11 @@ func (v *Vault) mapSubject(ctx context.Context, t *txn, keys *tenantKeys, id ID,
 	defer rows.Close()
 	at, _ := parseID(recordPrefix, after) // the first page: from the lowest id
 	counts := map[ID]int{}                // collection → its place in m
+	bound := map[ID]int{}                 // record whose tokens are kept → its place in m
 	for rows.Next() {
 		var r row
 		var held bool
-		if err := rows.Scan(&r.id, &r.collection, &r.schema, &r.epoch, &r.created, &r.sealed, &held); err != nil {
+		if err := rows.Scan(&r.id, &r.collection, &r.schema, &r.epoch, &r.created, &r.sealed, &r.digests, &held); err != nil {
 			return "", err
 		}
 		coll, err := v.collectionByID(ctx, t.who.Tenant, r.collection, r.schema)
@@ -172,14 +175,45 @@ func (v *Vault) mapSubject(ctx context.Context, t *txn, keys *tenantKeys, id ID,
 		case len(m.Records) == limit:
 			next = m.Records[limit-1].Record
 		default:
-			tokens, err := keys.tokensOf(coll, r.id, r.epoch, holding)
-			if err != nil {
+			var tokens map[string]string
+			if coll.bound || len(r.digests) > 0 {
+				bound[r.id] = len(m.Records)
+			} else if tokens, err = keys.tokensOf(coll, r.id, r.epoch, holding, nil); err != nil {
 				return "", err
 			}
 			m.Records = append(m.Records, SubjectRecord{Collection: coll.Name, Record: formatID(recordPrefix, r.id), Tokens: tokens, Created: r.created, Held: held})
 		}
 	}
-	return next, rows.Err()
+	if err := rows.Err(); err != nil {
+		return "", err
+	}
+	return next, v.aliasesOfSubject(ctx, t, keys, bound, m)
+}
+
+// aliasesOfSubject reads the tokens of records, each with its place in m, whose texts are kept.
+func (v *Vault) aliasesOfSubject(ctx context.Context, t *txn, keys *tenantKeys, records map[ID]int, m *SubjectMap) error {
+	if len(records) == 0 {
+		return nil
+	}
+	ids := slices.Collect(maps.Keys(records))
+	found, err := v.look(ctx, t.who.Tenant, ask{ids: ids, shared: ids})
+	if err != nil {
+		return err
+	}
+	r := v.newReader(keys, t.entry)
+	for id, at := range records {
+		if found.rows[id] == nil {
+			continue // it has gone since
+		}
+		o, err := r.open(ctx, found.rows[id])
+		if err != nil {
+			return err
+		}
+		if m.Records[at].Tokens, err = r.tokens(o, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // count notes one more record, and gives the fields that it holds.
@@ -187,9 +221,9 @@ func (c *SubjectCollection) count(coll *Collection, boxes seal.Boxes) []value {
 	c.Records++
 	var holding []value
 	for _, box := range boxes {
-		if f := coll.byNumber(uint16(box.Field)); f != nil && box.Field == uint32(f.number) {
+		if f := coll.byNumber(box.Field); f != nil {
 			c.Fields[f.name]++
-			holding = append(holding, value{number: f.number})
+			holding = append(holding, value{number: box.Field})
 		}
 	}
 	return holding

@@ -271,10 +271,13 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 	t.Parallel()
 	v := vaulttest.New(t)
 	want := []string{
+		"privault_app privault.alias_spaces DELETE INSERT SELECT UPDATE",
+		"privault_app privault.aliases DELETE INSERT SELECT UPDATE",
 		"privault_app privault.audit_entries INSERT SELECT",
 		"privault_app privault.audit_head SELECT UPDATE",
 		"privault_app privault.audit_leaves INSERT SELECT",
 		"privault_app privault.audit_nodes INSERT SELECT",
+		"privault_app privault.blind_index DELETE INSERT SELECT UPDATE",
 		"privault_app privault.collections DELETE INSERT SELECT UPDATE",
 		"privault_app privault.credentials INSERT SELECT UPDATE",
 		"privault_app privault.deployment SELECT",

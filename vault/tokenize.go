@@ -20,6 +20,7 @@ const MaxItems = 1000
 type NewRecord struct {
 	Subject string            // the person, by the owner's opaque reference; empty: none
 	Fields  map[string]Secret // each one JSON value, exactly as it came
+	Tokens  map[string]string // by field: tokens that the caller brings along
 	Expires *time.Time
 }
 
@@ -47,8 +48,9 @@ func (v *Vault) Tokenize(ctx context.Context, who Caller, b Batch) ([]Tokenized,
 		return nil, v.refuseUnopened(ctx, who, policy.Tokenize, err)
 	}
 	defer release()
-	// A change that isn't admitted was prepared with an old schema, or its Idempotency-Key has an answer already.
-	for attempt := range 3 {
+	// A change that isn't admitted was prepared with an old schema, or its Idempotency-Key has an answer already, or somebody
+	// else made a token for one of its values first, or took one away: the next look finds it so.
+	for attempt := range maxAttempts {
 		done, err := v.tokenize(ctx, who, b, attempt > 0)
 		if !errors.Is(err, errNotAdmitted) {
 			return done, err
@@ -58,8 +60,11 @@ func (v *Vault) Tokenize(ctx context.Context, who Caller, b Batch) ([]Tokenized,
 		}
 	}
 	return nil, v.refuseUnopened(ctx, who, policy.Tokenize,
-		&Error{Kind: Conflict, Detail: "the collection keeps changing", RetryAfter: time.Second})
+		&Error{Kind: Conflict, Detail: "the collection, or the tokens of its values, keep changing", RetryAfter: time.Second})
 }
+
+// maxAttempts bounds how often a batch is prepared. Each time somebody else's change has been committed in between.
+const maxAttempts = 8
 
 // CanTokenize says whether a caller may store records in a collection, before a stream of them starts. It leaves an entry
 // only if the answer is no; the stream's own chunks leave theirs.
@@ -148,12 +153,27 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	c := &change{entry: e, schema: schemaRef{coll.id, coll.Version}, records: make([]newRecord, 0, len(b.Items))}
 	done := make([]Tokenized, len(b.Items))
 	s := sealer{keys: keys, coll: coll, now: v.now()}
-	for i, item := range b.Items {
-		r, tokens, err := s.item(e, item, "/items/"+strconv.Itoa(i))
+	drafts, err := s.drafts(e, b.Items)
+	if err != nil {
+		return nil, nil, err
+	}
+	if coll.bound {
+		bound, err := s.bind(ctx, v, drafts)
 		if err != nil {
-			done[i].Err = AsError(err)
+			return nil, nil, err
+		}
+		c.aliases, c.relies = bound.aliases, bound.relies
+	}
+	for i := range drafts {
+		d := &drafts[i]
+		if d.err != nil {
+			done[i].Err = AsError(d.err)
 			e.Refused++
 			continue
+		}
+		r, tokens, err := s.seal(d)
+		if err != nil {
+			return nil, nil, err
 		}
 		c.records = append(c.records, r)
 		done[i] = Tokenized{Record: formatID(recordPrefix, r.id), Tokens: tokens}
@@ -217,36 +237,58 @@ func (s *sealer) fieldNames() []string {
 	return names
 }
 
-// item decides on, validates and seals one item. at is its place in the request, for the pointers of its faults.
-func (s *sealer) item(e *entry, item NewRecord, at string) (newRecord, map[string]string, error) {
-	if e.law.policies.Finely(policy.Tokenize) {
-		if err := e.requireEach(policy.Tokenize, s.coll, s.coll.named(item.Fields), policy.SubjectFacts{}); err != nil {
-			return newRecord{}, nil, err
+// draft is an item on its way to a record.
+type draft struct {
+	id     ID
+	at     string // its place in the request, for the pointers of its faults
+	item   *NewRecord
+	values []value
+	bound  bound
+	err    error // why it is refused
+}
+
+// drafts decides on the items and validates them.
+func (s *sealer) drafts(e *entry, items []NewRecord) ([]draft, error) {
+	drafts := make([]draft, len(items))
+	for i := range items {
+		d := &drafts[i]
+		d.item, d.at = &items[i], "/items/"+strconv.Itoa(i)
+		var err error
+		if d.id, err = newID(); err != nil {
+			return nil, err
+		}
+		if s.coll.bound {
+			d.bound.texts = map[uint32]string{}
+		}
+		if e.law.policies.Finely(policy.Tokenize) {
+			d.err = e.requireEach(policy.Tokenize, s.coll, s.coll.named(d.item.Fields), policy.SubjectFacts{})
+		}
+		if d.err == nil {
+			d.values, d.err = s.values(d)
 		}
 	}
-	values, err := s.values(item, at)
-	if err != nil {
-		return newRecord{}, nil, err
-	}
-	id, err := newID()
-	if err != nil {
-		return newRecord{}, nil, err
-	}
-	r := newRecord{id: id, collection: s.coll.id, expires: item.Expires}
-	if item.Subject != "" {
-		values = append([]value{{number: subjectField, plain: []byte(item.Subject)}}, values...)
-		if r.subject, err = s.keys.subjectDigest(item.Subject); err != nil {
+	return drafts, nil
+}
+
+// seal seals one draft and gives its tokens.
+func (s *sealer) seal(d *draft) (newRecord, map[string]string, error) {
+	r := newRecord{id: d.id, collection: s.coll.id, expires: d.item.Expires, marks: d.bound.marks}
+	values := d.values
+	var err error
+	if d.item.Subject != "" {
+		values = append([]value{{number: subjectField, plain: []byte(d.item.Subject)}}, values...)
+		if r.subject, err = s.keys.subjectDigest(d.item.Subject); err != nil {
 			return r, nil, err
 		}
 	}
-	if r.sealed, r.wrapped, err = s.keys.sealRecord(s.coll.id, id, 1, values); err != nil {
+	if r.sealed, r.wrapped, err = s.keys.sealRecord(s.coll.id, d.id, 1, append(values, d.bound.boxes...)); err != nil {
 		return r, nil, err
 	}
-	tokens, err := s.keys.tokensOf(s.coll, id, 0, values)
+	tokens, err := s.keys.tokensOf(s.coll, d.id, 0, values, d.bound.texts)
 	if s.used == nil {
 		s.used = map[string]bool{}
 	}
-	for name := range item.Fields {
+	for name := range d.item.Fields {
 		s.used[name] = true
 	}
 	return r, tokens, err
@@ -259,8 +301,9 @@ type value struct {
 }
 
 // values validates an item's parts and gives its values in the order of the field numbers.
-func (s *sealer) values(item NewRecord, at string) ([]value, error) {
+func (s *sealer) values(d *draft) ([]value, error) {
 	var faults faults
+	item, at := d.item, d.at
 	if item.Subject != "" {
 		if err := checkSubject(item.Subject, at+"/subject"); err != nil {
 			return nil, err
@@ -292,6 +335,9 @@ func (s *sealer) values(item NewRecord, at string) ([]value, error) {
 		case f.required:
 			faults.add(at+"/fields/"+f.name, "required", "a required field is missing")
 		}
+	}
+	if d.values = values; s.coll.bound || len(item.Tokens) > 0 {
+		s.checkTokens(d, &faults)
 	}
 	return values, faults.err()
 }
@@ -338,12 +384,19 @@ func (k *tenantKeys) place(collection, record ID, version int32, number uint32) 
 		Field: number, Version: uint32(version)}
 }
 
-// tokensOf gives the tokens of a record's values, by field name.
-func (k *tenantKeys) tokensOf(coll *Collection, record ID, epoch int32, values []value) (map[string]string, error) {
+// tokensOf gives the tokens of a record's values, by field name: the alias where there is one.
+func (k *tenantKeys) tokensOf(coll *Collection, record ID, epoch int32, values []value, aliases map[uint32]string) (map[string]string, error) {
 	tokens := make(map[string]string, len(values))
 	for _, val := range values {
 		f := coll.byNumber(val.number)
-		if f == nil || !f.token {
+		if f == nil {
+			continue
+		}
+		if text, have := aliases[val.number]; have {
+			tokens[f.name] = text
+			continue
+		}
+		if !f.token {
 			continue
 		}
 		token, err := k.tokenOf(pointer{record, f.number, uint16(epoch)})

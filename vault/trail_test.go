@@ -37,9 +37,11 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 	s.who = s.Tenant()
 	s.who.Request = "req-1"
 	ctx := t.Context()
-	s.Collection(s.who, "people", map[string]string{"name": "string", "email": "email"})
+	defineFields(t, s.Bench, s.who, "people", map[string]vault.FieldDefinition{"name": {Type: "string", Index: []string{"exact"}}, "email": {Type: "email"},
+		"phone": strategy("phone", "deterministic")})
 	s.Collection(s.who, "empty", map[string]string{"name": "string"})
-	s.record = s.MustTokenize(s.who, "people", map[string]string{"name": "Jane Roe", "email": "jane@example.com"})
+	s.record = s.MustTokenize(s.who, "people", map[string]string{"name": "Jane Roe", "email": "jane@example.com", "phone": "+44 20 7183 8750"})
+	s.Exec(`insert into privault.alias_spaces select tenant_id, digest, 1 from privault.blind_index`)
 	var err error
 	for _, name := range []string{"cards", "spare"} {
 		if _, _, err := s.PutTransform(ctx, s.who, name, cards); err != nil {
@@ -102,6 +104,15 @@ func operations() []operation {
 			},
 			fail: func(s *scene, who vault.Caller) error {
 				_, err := s.Tokenize(ctx, who, batch("nobody", nil))
+				return err
+			}},
+		{name: "SearchRecords", action: policy.Search, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error {
+				_, _, err := s.SearchRecords(ctx, who, seek("people", "name", "Jane Roe"))
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, _, err := s.SearchRecords(ctx, who, seek("people", "email", "jane@example.com"))
 				return err
 			}},
 		{name: "Tokenize with a key", action: policy.Tokenize, problem: vault.LooksLikePII,
@@ -534,7 +545,7 @@ func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
 			}
 		}
 		for _, canary := range []string{"Jane", "Roe", "jane@", "j***", "example.com", "Joe", "Ann", "person-1", "key-1", "leaving-1", "gone-1", "held-1",
-			"no address", "upside down", "4111", "pvtk_", "pvak_", "Bad Name", "broken"} {
+			"no address", "upside down", "4111", "pvtk_", "pvdt_", "pvak_", "Bad Name", "broken"} {
 			if strings.Contains(body, canary) {
 				t.Errorf("an entry holds %q: %s", canary, body)
 			}

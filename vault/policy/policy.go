@@ -25,6 +25,7 @@ const (
 	ReadRecord       Action = "record.read"
 	UpdateRecord     Action = "record.update"
 	DeleteRecord     Action = "record.delete"
+	Search           Action = "search"
 	ManagePrincipals Action = "principal.manage"
 	ReadPolicies     Action = "policy.read"
 	WritePolicies    Action = "policy.write"
@@ -87,6 +88,7 @@ var actions = []struct {
 	{ReadRecord, onField, reveals},
 	{UpdateRecord, onField, 0},
 	{DeleteRecord, onField, 0},
+	{Search, onField, 0},
 	{ManagePrincipals, onVault, 0},
 	{ReadPolicies, onVault, 0},
 	{WritePolicies, onVault, 0},

@@ -24,6 +24,7 @@ detokenize          .      .               masked                 plain         
 record.read         .      .               masked                 plain           .           .        .         plain      .
 record.update       .      -               .                      .               .           .        .         -          .
 record.delete       .      -               .                      .               .           .        .         -          .
+search              .      -               -                      -               .           .        .         -          .
 principal.manage    -      .               .                      .               .           .        .         -          .
 policy.read         -      .               .                      .               -           -        .         -          .
 policy.write        -      .               .                      .               .           .        .         -          .

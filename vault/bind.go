@@ -1,0 +1,280 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// binder gives the values of one batch their index entries and aliases: those that there are, or new ones.
+type binder struct {
+	keys *tenantKeys
+	coll *Collection
+
+	ask     ask
+	shared  map[string]*sharing // by value digest, under the primary key
+	texts   map[string]string   // digest of a text that this batch makes → digest of the value, or the record, that it is for
+	soles   map[string]bool     // digests of values that a record of this batch has for itself
+	found   *found
+	aliases []alias
+	relies  [][]byte
+}
+
+// sharing is one value of the batch whose token all its records share.
+type sharing struct {
+	digests [][]byte // of the value, under every key
+	alias   *alias   // nil: not there yet
+	text    string
+	made    bool // the alias is new
+	taken   bool // the alias is in the change
+}
+
+// bound is what ties one record to the rows beside it.
+type bound struct {
+	marks  []mark
+	texts  map[uint32]string // alias texts, by field number
+	boxes  []value           // those of the record's own, to be sealed with it
+	own    []alias
+	shares []*sharing
+}
+
+func newBinder(keys *tenantKeys, coll *Collection) *binder {
+	return &binder{keys: keys, coll: coll, shared: map[string]*sharing{}, texts: map[string]string{}, soles: map[string]bool{}}
+}
+
+// bind gives each draft what it is bound to. Drafts that can't have it are refused one by one.
+func (s *sealer) bind(ctx context.Context, v *Vault, drafts []draft) (*binder, error) {
+	b := newBinder(s.keys, s.coll)
+	for i := range drafts {
+		if drafts[i].err != nil {
+			continue
+		}
+		if err := b.want(&drafts[i]); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if b.found, err = v.look(ctx, s.keys.tenant, b.ask); err != nil {
+		return nil, err
+	}
+	for i := range drafts {
+		d := &drafts[i]
+		if d.err != nil {
+			continue
+		}
+		var refused *Error
+		if err := b.give(d); errors.As(err, &refused) && refused.Kind != IntegrityFailure {
+			d.err = refused
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// want marks a draft's values, and asks for what there is of them.
+func (b *binder) want(d *draft) error {
+	for _, val := range d.values {
+		f := b.coll.byNumber(val.number)
+		if f == nil || !f.bound() {
+			continue
+		}
+		marks, err := b.keys.marksOf(b.coll, f, val.plain)
+		if err != nil {
+			return err
+		}
+		for _, m := range marks {
+			if m.kind == markSole {
+				b.ask.soles = append(b.ask.soles, m.digest)
+			}
+		}
+		d.bound.marks = append(d.bound.marks, marks...)
+		if f.ofValue() {
+			if err := b.wantShared(f, val.plain); err != nil {
+				return err
+			}
+		}
+		if text, given := d.item.Tokens[f.name]; given {
+			all, err := allDigests(b.keys.alias, textInput(b.coll.id, f.number, text))
+			if err != nil {
+				return err
+			}
+			b.ask.texts = append(b.ask.texts, all...)
+		}
+	}
+	return nil
+}
+
+func (b *binder) wantShared(f *field, plain []byte) error {
+	digests, err := allDigests(b.keys.alias, valueInput(b.coll.id, f.number, plain))
+	if err != nil {
+		return err
+	}
+	if b.shared[string(digests[0])] == nil {
+		b.shared[string(digests[0])] = &sharing{digests: digests}
+		b.ask.values = append(b.ask.values, digests...)
+	}
+	return nil
+}
+
+// give finds or makes the aliases of one draft. What it makes is the change's once the whole draft has what it needs.
+func (b *binder) give(d *draft) error {
+	for _, m := range d.bound.marks {
+		if m.kind == markSole && (b.found.taken[string(m.digest)] || b.soles[string(m.digest)]) {
+			return errNotUnique
+		}
+	}
+	for _, val := range d.values {
+		f := b.coll.byNumber(val.number)
+		if f == nil || !f.bound() {
+			continue
+		}
+		text, given := d.item.Tokens[f.name]
+		var err error
+		switch {
+		case f.ofValue():
+			err = b.share(d, f, val.plain, text)
+		case given:
+			err = b.own(d, f, text)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, m := range d.bound.marks {
+		if m.kind == markSole {
+			b.soles[string(m.digest)] = true
+		}
+	}
+	b.aliases = append(b.aliases, d.bound.own...)
+	for _, s := range d.bound.shares {
+		switch {
+		case s.taken:
+		case s.made:
+			b.aliases = append(b.aliases, *s.alias)
+		default:
+			b.relies = append(b.relies, s.alias.text)
+		}
+		s.taken = true
+	}
+	return nil
+}
+
+var (
+	// Which field of which record is nobody's to know who may not search.
+	errNotUnique  = fail(Conflict, "a value that must be unique is there already")
+	errTokenTaken = fail(Conflict, "the token stands for something else already, or the value has another token")
+)
+
+// share gives the value's alias; supplied is the text that the caller wants for it, if any.
+func (b *binder) share(d *draft, f *field, plain []byte, supplied string) error {
+	digest, err := b.keys.alias.ComputePrimaryPRF(valueInput(b.coll.id, f.number, plain), digestSize)
+	if err != nil {
+		return err
+	}
+	s := b.shared[string(digest)]
+	if s.alias == nil {
+		if err := b.settle(s, f, plain, supplied); err != nil {
+			return err
+		}
+	}
+	if supplied != "" && supplied != s.text {
+		return errTokenTaken
+	}
+	d.bound.texts[uint32(f.number)] = s.text
+	d.bound.marks = append(d.bound.marks, mark{s.alias.value, markEntry})
+	d.bound.shares = append(d.bound.shares, s)
+	return nil
+}
+
+// settle finds the alias of a value, or makes it.
+func (b *binder) settle(s *sharing, f *field, plain []byte, supplied string) (err error) {
+	var have *alias
+	for _, digest := range s.digests {
+		if a := b.found.byValue[string(digest)]; a != nil {
+			have = newest(have, a)
+		}
+	}
+	if have != nil {
+		s.text, err = b.keys.openAlias(have, plain)
+		s.alias = have
+		return err
+	}
+	text := supplied
+	if text == "" {
+		text = newOpaque()
+	} else if err := b.free(f, text, string(s.digests[0])); err != nil {
+		return err
+	}
+	made, err := b.keys.sealAlias(b.coll.id, f.number, text, plain, s.digests[0], 1)
+	if err != nil {
+		return err
+	}
+	s.text, s.alias, s.made = text, &made, true
+	return nil
+}
+
+// own gives the record an alias of its own.
+func (b *binder) own(d *draft, f *field, text string) error {
+	if err := b.free(f, text, string(d.id[:])); err != nil {
+		return err
+	}
+	digest, err := b.keys.alias.ComputePrimaryPRF(textInput(b.coll.id, f.number, text), digestSize)
+	if err != nil {
+		return err
+	}
+	id := d.id
+	d.bound.own = append(d.bound.own, alias{text: digest, collection: b.coll.id, field: f.number, record: &id, generation: 1})
+	d.bound.texts[uint32(f.number)] = text
+	d.bound.marks = append(d.bound.marks, mark{digest, markOwn})
+	d.bound.boxes = append(d.bound.boxes, value{aliasBox | uint32(f.number), []byte(text)})
+	return nil
+}
+
+// free takes a text for an owner, unless it is another's.
+func (b *binder) free(f *field, text, owner string) error {
+	all, err := allDigests(b.keys.alias, textInput(b.coll.id, f.number, text))
+	if err != nil {
+		return err
+	}
+	for _, digest := range all {
+		if b.found.byText[string(digest)] != nil {
+			return errTokenTaken
+		}
+		if other, made := b.texts[string(digest)]; made && other != owner {
+			return errTokenTaken
+		}
+		b.texts[string(digest)] = owner
+	}
+	return nil
+}
+
+// checkTokens validates the tokens that a caller brings along for an item.
+func (s *sealer) checkTokens(d *draft, faults *faults) {
+	for name := range d.item.Tokens {
+		f := s.coll.fields[name]
+		switch {
+		case f == nil:
+			faults.add(d.at+"/tokens", "unknown-field", "the collection has no such field")
+		case f.supplied == suppliedOff:
+			faults.add(d.at+"/tokens/"+name, "supplied", "the field takes no tokens from outside")
+		}
+		if _, given := d.item.Fields[name]; f != nil && !given {
+			faults.add(d.at+"/tokens/"+name, "no-value", "a token stands for a value of the same item")
+		}
+	}
+	for _, val := range d.values {
+		f := s.coll.byNumber(val.number)
+		if f == nil {
+			continue
+		}
+		text, given := d.item.Tokens[f.name]
+		if given {
+			if rule, detail := f.checkSupplied(text, val.plain); rule != "" {
+				faults.add(d.at+"/tokens/"+f.name, rule, detail)
+			}
+		} else if f.supplied == suppliedRequired {
+			faults.add(d.at+"/tokens/"+f.name, "required", fmt.Sprintf("the field takes the tokens that come with its values; %s is missing", f.name))
+		}
+	}
+}

@@ -1,0 +1,222 @@
+package vault
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+
+	"github.com/tink-crypto/tink-go/v2/prf"
+
+	"github.com/privault/privault/vault/datatype"
+)
+
+// A blind index says which records have a value without saying the value: rows of a keyed digest and a record's id.
+// Equality is all that it can be asked for, and all that it tells whoever reads the table.
+
+// indexExact is the index of a field's whole value, in its normalised form. Every other kind is of what derives from it.
+const indexExact = "exact"
+
+// What a digest of a record is for.
+const (
+	markOwn   = iota // the text of an alias of the record's own: in privault.aliases
+	markEntry        // an entry of the blind index
+	markSole         // likewise, and no other record may have it
+)
+
+// mark is a digest that leads to a record. All marks of a record are in records.digests, by which they are found again.
+type mark struct {
+	digest []byte
+	kind   int32
+}
+
+const digestSize = 32
+
+// A digest's input begins with what it is for, and with the field that it belongs to, in fixed widths.
+func digestInput(purpose string, collection ID, field uint16) []byte {
+	in := make([]byte, 0, len(purpose)+16+2+64)
+	in = append(append(in, purpose...), collection[:]...)
+	return binary.BigEndian.AppendUint16(in, field)
+}
+
+// allDigests are the digests of one input under every key of a set, the primary one first: until everything is under the
+// primary, what is looked for may be under another.
+func allDigests(set *prf.Set, input []byte) ([][]byte, error) {
+	first, err := set.ComputePrimaryPRF(input, digestSize)
+	if err != nil {
+		return nil, err
+	}
+	all := [][]byte{first}
+	for id, key := range set.PRFs {
+		if id == set.PrimaryID {
+			continue
+		}
+		d, err := key.ComputePRF(input, digestSize)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+// equals is what an index of a kind is built on, of a value that is sought.
+func (f *field) equals(kind string, raw Secret) ([]byte, *datatype.Fault) {
+	plain, fault := f.typ.Parse(raw.Reveal())
+	if fault != nil {
+		return nil, fault
+	}
+	derived, _ := f.derive(kind, plain)
+	return derived, nil
+}
+
+func indexInput(coll *Collection, f *field, kind string, derived []byte) []byte {
+	in := digestInput("privault/1/index", coll.id, f.number)
+	return append(append(append(in, kind...), 0), derived...)
+}
+
+// checkIndex validates what a field's definition says of indexes, and puts the kinds in order.
+func (f *FieldDefinition) checkIndex(at string, bad func(pointer, rule, detail string)) {
+	slices.Sort(f.Index)
+	for i, kind := range f.Index {
+		switch {
+		case kind != indexExact:
+			bad(at+"/index", "not-available", "the index is exact; derived ones do not exist yet")
+		case i > 0 && f.Index[i-1] == kind:
+			bad(at+"/index", "duplicate", "an index is named once")
+		}
+	}
+	if f.Unique && !slices.Contains(f.Index, indexExact) {
+		bad(at+"/unique", "index", "a unique field has the index exact")
+	}
+}
+
+// derive gives what an index of a kind is built on; false: nothing of the value falls under it.
+func (f *field) derive(kind string, plain []byte) ([]byte, bool) {
+	if kind == indexExact {
+		return f.typ.Normalise(plain), true
+	}
+	return nil, false
+}
+
+// marksOf are the index entries of one value. An entry that no other record may have stands under every key, or two
+// records could have it under one each while the keys change.
+func (k *tenantKeys) marksOf(coll *Collection, f *field, plain []byte) ([]mark, error) {
+	marks := make([]mark, 0, len(f.index))
+	for _, kind := range f.index {
+		derived, falls := f.derive(kind, plain)
+		if !falls {
+			continue
+		}
+		all, err := allDigests(k.index, indexInput(coll, f, kind, derived))
+		if err != nil {
+			return nil, err
+		}
+		if f.unique && kind == indexExact {
+			for _, d := range all {
+				marks = append(marks, mark{d, markSole})
+			}
+			continue
+		}
+		marks = append(marks, mark{all[0], markEntry})
+	}
+	return marks, nil
+}
+
+// unbind removes what leads to a record by some of its digests: index entries, aliases of its own, and those of its values
+// that no other record has.
+func (t *txn) unbind(ctx context.Context, record ID, digests [][]byte) error {
+	if len(digests) == 0 {
+		return nil
+	}
+	_, _, err := t.unbindAll(ctx, []ID{record}, digests)
+	return err
+}
+
+// unbindRecords removes all that leads to records, whose rows go after it.
+func (t *txn) unbindRecords(ctx context.Context, records []ID) (aliases, entries int, err error) {
+	var digests [][]byte
+	err = t.data.QueryRow(ctx, `
+		select array_agg(distinct d.digest) from privault.records r cross join lateral unnest(r.digests) d(digest)
+		where r.tenant_id = $1 and r.record_id = any($2)`, t.who.Tenant, records).Scan(&digests)
+	if err != nil || len(digests) == 0 {
+		return 0, 0, err
+	}
+	return t.unbindAll(ctx, records, digests)
+}
+
+// countBound says what unbindRecords would remove.
+func (t *txn) countBound(ctx context.Context, records []ID) (aliases, entries int, err error) {
+	err = t.data.QueryRow(ctx, `
+		with led as (
+			select distinct d.digest from privault.records r cross join lateral unnest(r.digests) d(digest)
+			where r.tenant_id = $1 and r.record_id = any($2)
+		)
+		select (select count(*) from privault.aliases a join led on a.text_digest = led.digest
+				where a.tenant_id = $1 and a.record_id = any($2))
+			+ (select count(*) from privault.aliases a join led on a.value_digest = led.digest
+				where a.tenant_id = $1 and not exists (select from privault.blind_index i
+					where i.tenant_id = $1 and i.digest = a.value_digest and i.record_id <> all ($2))),
+			(select count(*) from privault.blind_index i join led using (digest)
+				where i.tenant_id = $1 and i.record_id = any($2))`, t.who.Tenant, records).Scan(&aliases, &entries)
+	return aliases, entries, err
+}
+
+// unbindAll locks the aliases first: who hands one out to another record meanwhile has either committed that before, and is
+// seen by the statement that looks for holders, or finds the alias gone.
+func (t *txn) unbindAll(ctx context.Context, records []ID, digests [][]byte) (aliases, entries int, err error) {
+	_, err = t.data.Exec(ctx, `
+		select from privault.aliases where tenant_id = $1 and value_digest = any($2) order by value_digest, generation for update`,
+		t.who.Tenant, digests)
+	if err != nil {
+		return 0, 0, err
+	}
+	done, err := t.data.Exec(ctx, `
+		delete from privault.blind_index where tenant_id = $1 and digest = any($2) and record_id = any($3)`, t.who.Tenant, digests, records)
+	if err != nil {
+		return 0, 0, err
+	}
+	aliases, err = t.dropAliases(ctx, records, digests)
+	return aliases, int(done.RowsAffected()), err
+}
+
+// dropAliases deletes the records' own aliases, and those of values that no record has any more. It is a statement of its
+// own: its snapshot must be taken when the locks are held.
+func (t *txn) dropAliases(ctx context.Context, records []ID, digests [][]byte) (gone int, err error) {
+	err = t.data.QueryRow(ctx, `
+		with own as (
+			delete from privault.aliases where tenant_id = $1 and text_digest = any($2) and record_id = any($3)
+			returning space
+		), orphaned as (
+			delete from privault.aliases a where a.tenant_id = $1 and a.value_digest = any($2) and not exists (
+				select from privault.blind_index i where i.tenant_id = $1 and i.digest = a.value_digest)
+			returning a.space
+		), gone as (
+			select space from own union all select space from orphaned
+		), freed as (
+			update privault.alias_spaces s set used = s.used - g.n
+			from (select space, count(*) as n from gone where space is not null group by space) g
+			where s.tenant_id = $1 and s.digest = g.space
+		)
+		select count(*) from gone`, t.who.Tenant, digests, records).Scan(&gone)
+	return gone, err
+}
+
+// digestsOf are the digests of marks, as records.digests has them; nil for none.
+func digestsOf(marks []mark) [][]byte {
+	var all [][]byte
+	for _, m := range marks {
+		all = append(all, m.digest)
+	}
+	return all
+}
+
+// without are the digests of all that others don't have.
+func without(all, others [][]byte) [][]byte {
+	var left [][]byte
+	for _, d := range all {
+		if !slices.ContainsFunc(others, func(o []byte) bool { return slices.Equal(o, d) }) {
+			left = append(left, d)
+		}
+	}
+	return left
+}

@@ -1,0 +1,239 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/policy"
+)
+
+// Term is one condition of a search: the field's value, or what the index is of, equals a value.
+type Term struct {
+	Field  string
+	Index  string // exact, if empty
+	Equals Secret // one JSON value
+}
+
+// Search asks for the records for which all terms hold.
+type Search struct {
+	Collection string
+	Terms      []Term
+	At         func(term int) string // pointer of a term in the request
+	Cursor     string
+	Limit      int
+}
+
+// Match is a record that a search found: its id and tokens, and nothing of its values.
+type Match struct {
+	Record string
+	Tokens map[string]string
+}
+
+const maxTerms = 8
+
+// SearchRecords finds records by their blind indexes, in the order of their ids. The values are compared after they have
+// been normalised. next is the cursor of the next page; empty at the end.
+func (v *Vault) SearchRecords(ctx context.Context, who Caller, s Search) (page []Match, next string, err error) {
+	e, err := v.open(who, policy.Search)
+	if err != nil {
+		return nil, "", err
+	}
+	page, next, err = v.search(ctx, e, s)
+	if err != nil {
+		return nil, "", v.refuse(ctx, e, err)
+	}
+	e.Items = len(page)
+	if err := v.commit(ctx, &change{entry: e}); err != nil {
+		return nil, "", AsError(err)
+	}
+	v.metrics.batch(string(policy.Search), 1, 0)
+	return page, next, nil
+}
+
+// sought is a term made ready.
+type sought struct {
+	field   *field
+	kind    string
+	derived []byte
+	digests [][]byte // under every key
+}
+
+func (v *Vault) search(ctx context.Context, e *entry, s Search) ([]Match, string, error) {
+	keys, err := v.keyring.of(ctx, e.who.Tenant)
+	if err != nil {
+		return nil, "", err
+	}
+	coll, err := v.collectionNamed(ctx, e.who.Tenant, s.Collection, false)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := e.requireSome(policy.Search, policy.NoView, coll, policy.SubjectFacts{}); err != nil {
+		return nil, "", err
+	}
+	terms, err := keys.seek(coll, s)
+	if err != nil && v.outdated(ctx, e.who.Tenant, coll) {
+		if coll, err = v.collectionNamed(ctx, e.who.Tenant, s.Collection, false); err == nil {
+			terms, err = keys.seek(coll, s)
+		}
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if err := e.requireEach(policy.Search, coll, fieldsOf(terms), policy.SubjectFacts{}); err != nil {
+		return nil, "", err
+	}
+	list := "search\x00" + coll.Name + "\x00" + string(terms[0].digests[0])
+	after, err := keys.openCursor(list, s.Cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	ids, err := v.searchIDs(ctx, e.who.Tenant, coll.id, terms, after, s.Limit+1)
+	if err != nil {
+		return nil, "", err
+	}
+	var next string
+	if len(ids) > s.Limit {
+		ids = ids[:s.Limit]
+		if next, err = keys.sealCursor(list, string(ids[s.Limit-1][:])); err != nil {
+			return nil, "", err
+		}
+	}
+	page, err := v.matches(ctx, keys, e, coll, ids, terms)
+	return page, next, err
+}
+
+func fieldsOf(terms []sought) []*field {
+	fields := make([]*field, len(terms))
+	for i, t := range terms {
+		fields[i] = t.field
+	}
+	return fields
+}
+
+// seek validates the terms and makes their digests.
+func (k *tenantKeys) seek(coll *Collection, s Search) ([]sought, error) {
+	if len(s.Terms) == 0 || len(s.Terms) > maxTerms {
+		return nil, invalid("/and", "size", fmt.Sprintf("a search has 1 to %d terms", maxTerms))
+	}
+	terms := make([]sought, len(s.Terms))
+	for i, term := range s.Terms {
+		at, f, kind := s.At(i), coll.fields[term.Field], term.Index
+		if kind == "" {
+			kind = indexExact
+		}
+		switch {
+		case f == nil:
+			return nil, invalid(at+"/field", "unknown-field", "the collection has no such field")
+		case !slices.Contains(f.index, kind):
+			return nil, invalid(at+"/field", "not-indexed", "the field does not have that index; its definition names those that it has")
+		}
+		derived, fault := f.equals(kind, term.Equals)
+		if fault != nil {
+			return nil, invalid(at+"/equals", fault.Rule, fault.Detail)
+		}
+		all, err := allDigests(k.index, indexInput(coll, f, kind, derived))
+		if err != nil {
+			return nil, err
+		}
+		terms[i] = sought{f, kind, derived, all}
+	}
+	return terms, nil
+}
+
+// searchIDs finds the records that all terms hold for. The first term leads, in the order of its index, so a page costs
+// what it holds, however many records the term finds; terms that refuse most of them cost more.
+func (v *Vault) searchIDs(ctx context.Context, tenant, collection ID, terms []sought, after string, limit int) (ids []ID, err error) {
+	var from ID
+	copy(from[:], after)
+	var digests [][]byte
+	var term []int32
+	for i, t := range terms[1:] {
+		for _, d := range t.digests {
+			digests, term = append(digests, d), append(term, int32(i))
+		}
+	}
+	_, err = v.look(ctx, tenant, ask{query: func(b *pgx.Batch) {
+		b.Queue(`
+			select distinct m.record_id from unnest($2::bytea[]) as first(digest) cross join lateral (
+				select i.record_id from privault.blind_index i
+				join privault.records r on r.tenant_id = $1 and r.record_id = i.record_id
+				where i.tenant_id = $1 and i.digest = first.digest and i.record_id > $3 and r.collection_id = $4
+					and (r.expires_at is null or r.expires_at > $5)
+					and (select count(distinct d.term) from unnest($6::bytea[], $7::int[]) as d(digest, term)
+						join privault.blind_index j on j.tenant_id = $1 and j.digest = d.digest and j.record_id = i.record_id) = $8
+				order by i.record_id limit $9) m
+			order by m.record_id limit $9`,
+			tenant, terms[0].digests, from, collection, v.now(), digests, term, len(terms)-1, limit).Query(func(rows pgx.Rows) error {
+			ids, err = pgx.CollectRows(rows, pgx.RowTo[ID])
+			return err
+		})
+	}})
+	return ids, err
+}
+
+// matches reads what was found and compares the values themselves: an index row that somebody planted, or whose record has
+// changed since, finds nothing.
+func (v *Vault) matches(ctx context.Context, keys *tenantKeys, e *entry, coll *Collection, ids []ID, terms []sought) ([]Match, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	found, err := v.look(ctx, e.who.Tenant, ask{ids: ids, shared: ids})
+	if err != nil {
+		return nil, err
+	}
+	r := v.newReader(keys, e)
+	page := make([]Match, 0, len(ids))
+	for _, id := range ids {
+		if found.rows[id] == nil {
+			continue
+		}
+		o, err := r.open(ctx, found.rows[id])
+		if err != nil {
+			return nil, err
+		}
+		if holds, err := r.holds(o, terms); err != nil || !holds {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		tokens, err := r.tokens(o, nil)
+		if err != nil {
+			return nil, err
+		}
+		page = append(page, Match{o.id, tokens})
+	}
+	names := make([]string, len(terms))
+	for i, t := range terms {
+		names[i] = t.field.name
+	}
+	slices.Sort(names)
+	e.Resources = []resource{{Collection: coll.Name, Fields: slices.Compact(names), Records: recordsOf(page)}}
+	return page, nil
+}
+
+func recordsOf(page []Match) []string {
+	ids := make([]string, len(page))
+	for i, m := range page {
+		ids[i] = m.Record
+	}
+	return ids
+}
+
+// holds says whether the values of a record are what the terms say.
+func (r *reader) holds(o *opened, terms []sought) (bool, error) {
+	for _, t := range terms {
+		plain, err := r.plain(o, uint32(t.field.number))
+		if plain == nil || err != nil {
+			return false, err
+		}
+		if derived, falls := t.field.derive(t.kind, plain); !falls || !bytes.Equal(derived, t.derived) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
