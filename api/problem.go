@@ -54,6 +54,8 @@ var kinds = map[vault.Kind]struct {
 	quotaExceeded:              {http.StatusTooManyRequests, "A quota is used up"},
 	vault.Invalid:              {http.StatusUnprocessableEntity, "The request breaks a rule"},
 	vault.LooksLikePII:         {http.StatusUnprocessableEntity, "An identifier looks like personal data"},
+	vault.IndexDomainTooSmall:  {http.StatusUnprocessableEntity, "An index would have too few values"},
+	vault.FormatSpaceExhausted: {http.StatusConflict, "The tokens of this shape are running out"},
 	vault.DomainTooSmall:       {http.StatusUnprocessableEntity, "Too few tokens would be possible"},
 	vault.NotErasable:          {http.StatusUnprocessableEntity, "What is not stored can't be erased"},
 	vault.PreconditionRequired: {http.StatusPreconditionRequired, "Send If-Match"},

@@ -64,3 +64,37 @@ func TestSearchAnswersTokensAndNoValues(t *testing.T) {
 	c.send(t, "POST", searchPath, `{"field":"email","equals":"jim@example.com","cursor":`+text(t, next)+`}`).refused(t, 400, "malformed-request")
 	c.send(t, "POST", "/v1/collections/nobody/search", `{"field":"email","equals":"jim@example.com"}`).refused(t, 404, "not-found")
 }
+
+// The example of the contract: a card column, an e-mail column, and what is found by their parts.
+func TestTokensWithAShapeOverTheWire(t *testing.T) {
+	t.Parallel()
+	c := serve(t).tenant()
+	c.send(t, "PUT", "/v1/collections/people", `{"description":"customers","fields":{
+		"email":{"type":"email","classification":"confidential","index":["exact","domain"],"token":{"strategy":"deterministic"}},
+		"pan":{"type":"pan","classification":"restricted","index":["exact"],"token":{"strategy":"fpe","keep_suffix":4,"luhn":"invalid"}},
+		"ssn":{"type":"us_ssn","token":{"strategy":"format","supplied":"allowed"}},
+		"name":{"type":"name","classification":"confidential","required":true}}}`).want(t, 201)
+	one := c.tokenize(t, "people", `{"email":"jane@example.com","pan":"4111 1111 1111 1111","name":"Jane","ssn":"123-45-6789"}`)[0]
+	two := c.tokenize(t, "people", `{"email":"jane@example.com","pan":"4111 1111 1111 1111","name":"Jane","ssn":"123-45-6789"}`)[0]
+	if one.Tokens["pan"] != two.Tokens["pan"] || one.Tokens["email"] != two.Tokens["email"] || one.Tokens["ssn"] == two.Tokens["ssn"] || one.Tokens["name"] == two.Tokens["name"] {
+		t.Errorf("two records of equal values have %v and %v", one.Tokens, two.Tokens)
+	}
+	ask := `{"items":[{"token":"` + one.Tokens["pan"] + `","collection":"people","field":"pan","view":"plain"},{"token":"` + one.Tokens["email"] + `"},
+		{"token":"` + one.Tokens["pan"] + `"},{"token":"` + two.Tokens["ssn"] + `","collection":"people","field":"ssn","view":"plain"}]}`
+	got := c.send(t, "POST", "/v1/detokenize", ask).want(t, 207).items(t)
+	if string(got[0].Value) != `"4111 1111 1111 1111"` || string(got[1].Value) != `"j***@example.com"` || got[2].Error.slug() != "token-not-found" || string(got[3].Value) != `"123-45-6789"` {
+		t.Errorf("the tokens give %+v", got)
+	}
+	var page struct{ Items []struct{ Record string } }
+	c.send(t, "POST", searchPath, `{"field":"email","index":"domain","equals":"example.com"}`).want(t, 200).read(t, &page)
+	if len(page.Items) != 2 {
+		t.Errorf("the domain finds %v", page)
+	}
+	supplied := `{"collection":"people","items":[{"fields":{"name":"Joe","ssn":"234-56-7890"},"tokens":{"ssn":"legacy-77"}}]}`
+	if joe := c.send(t, "POST", "/v1/tokenize", supplied).want(t, 200).items(t)[0]; joe.Tokens["ssn"] != "legacy-77" {
+		t.Errorf("the token that was brought along is %v", joe.Tokens)
+	}
+	c.send(t, "POST", "/v1/tokenize", supplied).want(t, 409)
+	c.send(t, "PUT", "/v1/collections/small", `{"fields":{"pan":{"type":"pan","token":{"strategy":"fpe","keep_prefix":6,"keep_suffix":4}}}}`).refused(t, 422, "domain-too-small")
+	c.send(t, "PUT", "/v1/collections/few", `{"fields":{"b":{"type":"boolean","index":["exact"]}}}`).refused(t, 422, "index-domain-too-small")
+}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/privault/privault/vault/base62"
 	"github.com/privault/privault/vault/seal"
+	"github.com/privault/privault/vault/shape"
 )
 
 // An alias is a token whose text is kept, because it has to have a shape, or to be equal for equal values, or was brought
@@ -152,10 +153,14 @@ func newest(have *alias, other *alias) *alias {
 }
 
 // ofValue says whether the field's tokens are aliases of its values.
-func (f *field) ofValue() bool { return f.strategy == strategyDeterministic }
+func (f *field) ofValue() bool {
+	return f.strategy == strategyDeterministic || f.strategy == strategyFPE
+}
 
 // bound says whether a value of the field has rows beside its record's.
-func (f *field) bound() bool { return f.ofValue() || len(f.index) > 0 || f.supplied != suppliedOff }
+func (f *field) bound() bool {
+	return f.ofValue() || f.strategy == strategyFormat || len(f.index) > 0 || f.supplied != suppliedOff
+}
 
 // checkSupplied says what is wrong with a token that a caller brings along.
 func (f *field) checkSupplied(text string, plain []byte) (rule, detail string) {
@@ -176,12 +181,14 @@ func (f *field) checkSupplied(text string, plain []byte) (rule, detail string) {
 func (f *FieldDefinition) checkToken(at string, bad func(pointer, rule, detail string)) {
 	t := &f.Token
 	switch t.Strategy {
-	case strategyRandom, strategyDeterministic, strategyNone:
-		if *t != (TokenDefinition{Strategy: t.Strategy, Supplied: t.Supplied}) {
-			bad(at+"/token", "not-available", "keep_prefix, keep_suffix and luhn belong to strategies that do not exist yet")
+	case strategyRandom, strategyNone:
+		if t.Options != (shape.Options{}) {
+			bad(at+"/token", "not-applicable", "a shape belongs to the strategies deterministic, fpe and format")
 		}
+	case strategyDeterministic, strategyFPE, strategyFormat:
+		f.checkShape(at+"/token", bad)
 	default:
-		bad(at+"/token/strategy", "not-available", "the token strategies are random, deterministic and none; fpe and format do not exist yet")
+		bad(at+"/token/strategy", "strategy", "the token strategies are random, deterministic, fpe, format and none")
 	}
 	if t.Supplied == suppliedOff {
 		t.Supplied = ""

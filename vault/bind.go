@@ -8,13 +8,12 @@ import (
 
 // binder gives the values of one batch their index entries and aliases: those that there are, or new ones.
 type binder struct {
-	keys *tenantKeys
-	coll *Collection
-
+	mint
 	ask     ask
 	shared  map[string]*sharing // by value digest, under the primary key
 	texts   map[string]string   // digest of a text that this batch makes → digest of the value, or the record, that it is for
 	soles   map[string]bool     // digests of values that a record of this batch has for itself
+	taken   map[string]int64    // by space: texts that this batch takes
 	found   *found
 	aliases []alias
 	relies  [][]byte
@@ -25,21 +24,24 @@ type sharing struct {
 	digests [][]byte // of the value, under every key
 	alias   *alias   // nil: not there yet
 	text    string
-	made    bool // the alias is new
-	taken   bool // the alias is in the change
+	texts   []string // that a new alias may have
+	made    bool     // the alias is new
+	taken   bool     // the alias is in the change
 }
 
 // bound is what ties one record to the rows beside it.
 type bound struct {
 	marks  []mark
-	texts  map[uint32]string // alias texts, by field number
-	boxes  []value           // those of the record's own, to be sealed with it
+	texts  map[uint32]string   // alias texts, by field number
+	makes  map[uint32][]string // texts that a new alias of the record's own may have
+	boxes  []value             // those of the record's own, to be sealed with it
 	own    []alias
 	shares []*sharing
 }
 
 func newBinder(keys *tenantKeys, coll *Collection) *binder {
-	return &binder{keys: keys, coll: coll, shared: map[string]*sharing{}, texts: map[string]string{}, soles: map[string]bool{}}
+	return &binder{mint: mint{keys: keys, coll: coll}, shared: map[string]*sharing{}, texts: map[string]string{},
+		soles: map[string]bool{}, taken: map[string]int64{}}
 }
 
 // bind gives each draft what it is bound to. Drafts that can't have it are refused one by one.
@@ -50,7 +52,10 @@ func (s *sealer) bind(ctx context.Context, v *Vault, drafts []draft) (*binder, e
 			continue
 		}
 		if err := b.want(&drafts[i]); err != nil {
-			return nil, err
+			if AsError(err).Kind != Invalid {
+				return nil, err
+			}
+			drafts[i].err = err
 		}
 	}
 	var err error
@@ -91,8 +96,17 @@ func (b *binder) want(d *draft) error {
 		d.bound.marks = append(d.bound.marks, marks...)
 		if f.ofValue() {
 			if err := b.wantShared(f, val.plain); err != nil {
-				return err
+				return faultIn(err, d.at+"/fields/"+f.name)
 			}
+		} else if _, given := d.item.Tokens[f.name]; !given && f.strategy == strategyFormat {
+			texts, err := b.wantTexts(f, val.plain)
+			if err != nil {
+				return faultIn(err, d.at+"/fields/"+f.name)
+			}
+			if d.bound.makes == nil {
+				d.bound.makes = map[uint32][]string{}
+			}
+			d.bound.makes[val.number] = texts
 		}
 		if text, given := d.item.Tokens[f.name]; given {
 			all, err := allDigests(b.keys.alias, textInput(b.coll.id, f.number, text))
@@ -111,10 +125,34 @@ func (b *binder) wantShared(f *field, plain []byte) error {
 		return err
 	}
 	if b.shared[string(digests[0])] == nil {
-		b.shared[string(digests[0])] = &sharing{digests: digests}
+		texts, err := b.wantTexts(f, plain)
+		if err != nil {
+			return err
+		}
+		b.shared[string(digests[0])] = &sharing{digests: digests, texts: texts}
 		b.ask.values = append(b.ask.values, digests...)
 	}
 	return nil
+}
+
+// wantTexts makes texts for a new alias, and asks which of them are taken and how full their space is.
+func (b *binder) wantTexts(f *field, plain []byte) ([]string, error) {
+	texts, err := b.mint.texts(f, plain)
+	if err != nil || f.shape == nil {
+		return texts, err
+	}
+	for _, text := range texts {
+		all, err := allDigests(b.keys.alias, textInput(b.coll.id, f.number, text))
+		if err != nil {
+			return nil, err
+		}
+		b.ask.texts = append(b.ask.texts, all...)
+	}
+	space, _, err := b.space(f, plain)
+	if space != nil {
+		b.ask.spaces = append(b.ask.spaces, space)
+	}
+	return texts, err
 }
 
 // give finds or makes the aliases of one draft. What it makes is the change's once the whole draft has what it needs.
@@ -135,7 +173,9 @@ func (b *binder) give(d *draft) error {
 		case f.ofValue():
 			err = b.share(d, f, val.plain, text)
 		case given:
-			err = b.own(d, f, text)
+			err = b.own(d, f, text, nil)
+		case d.bound.makes[val.number] != nil:
+			err = b.ownNew(d, f, val)
 		}
 		if err != nil {
 			return err
@@ -200,22 +240,55 @@ func (b *binder) settle(s *sharing, f *field, plain []byte, supplied string) (er
 		s.alias = have
 		return err
 	}
-	text := supplied
-	if text == "" {
-		text = newOpaque()
-	} else if err := b.free(f, text, string(s.digests[0])); err != nil {
+	text, space := supplied, []byte(nil)
+	if text != "" {
+		err = b.free(f, text, string(s.digests[0]))
+	} else {
+		text, space, err = b.choose(f, plain, s.texts, string(s.digests[0]))
+	}
+	if err != nil {
 		return err
 	}
 	made, err := b.keys.sealAlias(b.coll.id, f.number, text, plain, s.digests[0], 1)
 	if err != nil {
 		return err
 	}
+	made.space, made.keyVersion = space, b.keyVersion(f)
 	s.text, s.alias, s.made = text, &made, true
 	return nil
 }
 
+// choose takes the first text that is free, if its space is not too full.
+func (b *binder) choose(f *field, plain []byte, texts []string, owner string) (text string, space []byte, err error) {
+	space, limit, err := b.space(f, plain)
+	if err != nil {
+		return "", nil, err
+	}
+	if space != nil {
+		if b.found.used[string(space)]+b.taken[string(space)] >= limit {
+			return "", nil, errExhausted
+		}
+		b.taken[string(space)]++
+	}
+	for _, text := range texts {
+		if b.free(f, text, owner) == nil {
+			return text, space, nil
+		}
+	}
+	return "", nil, errNotAdmitted // all of them are taken: make others
+}
+
+// ownNew makes an alias of the record's own.
+func (b *binder) ownNew(d *draft, f *field, val value) error {
+	text, space, err := b.choose(f, val.plain, d.bound.makes[val.number], string(d.id[:]))
+	if err != nil {
+		return err
+	}
+	return b.own(d, f, text, space)
+}
+
 // own gives the record an alias of its own.
-func (b *binder) own(d *draft, f *field, text string) error {
+func (b *binder) own(d *draft, f *field, text string, space []byte) error {
 	if err := b.free(f, text, string(d.id[:])); err != nil {
 		return err
 	}
@@ -224,7 +297,7 @@ func (b *binder) own(d *draft, f *field, text string) error {
 		return err
 	}
 	id := d.id
-	d.bound.own = append(d.bound.own, alias{text: digest, collection: b.coll.id, field: f.number, record: &id, generation: 1})
+	d.bound.own = append(d.bound.own, alias{text: digest, collection: b.coll.id, field: f.number, record: &id, generation: 1, space: space})
 	d.bound.texts[uint32(f.number)] = text
 	d.bound.marks = append(d.bound.marks, mark{digest, markOwn})
 	d.bound.boxes = append(d.bound.boxes, value{aliasBox | uint32(f.number), []byte(text)})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/privault/privault/vault/datatype"
 	"github.com/privault/privault/vault/policy"
+	"github.com/privault/privault/vault/shape"
 )
 
 // Definition is a collection's schema as its owner writes it.
@@ -46,13 +47,12 @@ type FieldDefinition struct {
 }
 
 // TokenDefinition says what stands in for a field's values: random (the default), a pointer token; deterministic, the
-// same token for the same value; none, no token.
+// same token for the same value; fpe, likewise, by format-preserving encryption; format, a random one of the value's shape;
+// none, no token.
 type TokenDefinition struct {
-	Strategy   string `json:"strategy,omitempty"`
-	Supplied   string `json:"supplied,omitempty"` // off (the default), allowed or required: tokens that the caller brings along
-	KeepPrefix int    `json:"keep_prefix,omitempty"`
-	KeepSuffix int    `json:"keep_suffix,omitempty"`
-	Luhn       string `json:"luhn,omitempty"`
+	Strategy string `json:"strategy,omitempty"`
+	Supplied string `json:"supplied,omitempty"` // off (the default), allowed or required: tokens that the caller brings along
+	shape.Options
 }
 
 // Retention is how long a collection's records are kept.
@@ -102,9 +102,10 @@ type field struct {
 	required bool
 	token    bool // a value that has no alias has a pointer token
 	strategy string
-	supplied string   // what a caller may bring along as a token
-	index    []string // kinds of blind index
-	unique   bool     // no two records have equal values
+	supplied string       // what a caller may bring along as a token
+	shape    *shape.Shape // of its aliases; nil: they are opaque
+	index    []string     // kinds of blind index
+	unique   bool         // no two records have equal values
 
 	classification string
 	purposes       []string
@@ -153,6 +154,9 @@ func (c *Collection) adopt(raw []byte) error {
 		f := &field{name: name, number: s.Numbers[name], typ: typ, required: d.Required, token: d.Token.Strategy == strategyRandom,
 			strategy: d.Token.Strategy, supplied: cmp.Or(d.Token.Supplied, suppliedOff), index: d.Index, unique: d.Unique, classification: d.Classification,
 			purposes: d.Purposes, mask: mask, stale: d.matched() && c.normalisers[name] != datatype.NormaliserVersion}
+		if f.shape, err = d.shape(); err != nil {
+			return fmt.Errorf("tokens of field %s of a stored collection: %w", name, err)
+		}
 		c.fields[name] = f
 		c.bound = c.bound || f.bound()
 		c.shared = c.shared || f.ofValue()
@@ -202,7 +206,13 @@ func (d *Definition) check() error {
 		return nil
 	}
 	slices.SortFunc(faults, func(a, b FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
-	return &Error{Kind: Invalid, Detail: strings.Join(details, "; "), Fields: faults}
+	kind := Invalid
+	for _, small := range []Kind{DomainTooSmall, IndexDomainTooSmall} {
+		if !slices.ContainsFunc(faults, func(f FieldError) bool { return f.Rule != string(small) }) {
+			kind = small
+		}
+	}
+	return &Error{Kind: kind, Detail: strings.Join(details, "; "), Fields: faults}
 }
 
 func (f *FieldDefinition) check(at string, bad func(pointer, rule, detail string)) {
@@ -252,6 +262,8 @@ func strands(before, after Definition) error {
 			bad(name, "/required", "tightened")
 		case is.Token.Strategy != was.Token.Strategy && (was.Token.Strategy != strategyNone || is.Token.Strategy != strategyRandom):
 			bad(name, "/token/strategy", "changed")
+		case is.Token.Options != was.Token.Options:
+			bad(name, "/token", "changed")
 		case !slices.Equal(is.Index, was.Index):
 			bad(name, "/index", "changed")
 		case is.Unique && !was.Unique:

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/shape"
 	"github.com/privault/privault/vault/vaulttest"
 )
 
@@ -103,13 +104,15 @@ func TestDefinitionsThatAreRefused(t *testing.T) {
 		"a type that is not known": {field(vault.FieldDefinition{Type: "colour"}), "/fields/f/type", "type"},
 		"a type that is refused":   {field(vault.FieldDefinition{Type: "cvv"}), "/fields/f/type", "not-storable"},
 		"a classification":         {field(vault.FieldDefinition{Type: "string", Classification: "secret"}), "/fields/f/classification", "classification"},
-		"an index that is none":    {field(vault.FieldDefinition{Type: "string", Index: []string{"soundex"}}), "/fields/f/index", "not-available"},
+		"an index that is none":    {field(vault.FieldDefinition{Type: "string", Index: []string{"soundex"}}), "/fields/f/index", "index"},
 		"an index twice":           {field(vault.FieldDefinition{Type: "string", Index: []string{"exact", "exact"}}), "/fields/f/index", "duplicate"},
 		"unique without an index":  {field(vault.FieldDefinition{Type: "string", Unique: true}), "/fields/f/unique", "index"},
 		"what is supplied":         {field(vault.FieldDefinition{Type: "string", Token: vault.TokenDefinition{Supplied: "maybe"}}), "/fields/f/token/supplied", "supplied"},
 		"supplied for no token":    {field(vault.FieldDefinition{Type: "string", Token: vault.TokenDefinition{Strategy: "none", Supplied: "allowed"}}), "/fields/f/token/supplied", "supplied"},
-		"a token strategy":         {field(vault.FieldDefinition{Type: "string", Token: vault.TokenDefinition{Strategy: "fpe"}}), "/fields/f/token/strategy", "not-available"},
-		"a part of a strategy":     {field(vault.FieldDefinition{Type: "string", Token: vault.TokenDefinition{KeepPrefix: 1}}), "/fields/f/token", "not-available"},
+		"a token strategy":         {field(vault.FieldDefinition{Type: "string", Token: vault.TokenDefinition{Strategy: "xor"}}), "/fields/f/token/strategy", "strategy"},
+		"a shape of random tokens": {field(vault.FieldDefinition{Type: "string", Token: vault.TokenDefinition{Options: shape.Options{KeepPrefix: 1}}}), "/fields/f/token", "not-applicable"},
+		"a shape of no text":       {field(vault.FieldDefinition{Type: "number", Token: vault.TokenDefinition{Strategy: "fpe"}}), "/fields/f/token/strategy", "not-applicable"},
+		"FF1 of addresses":         {field(vault.FieldDefinition{Type: "email", Token: vault.TokenDefinition{Strategy: "fpe"}}), "/fields/f/token/shape", "not-applicable"},
 		"direct KMS":               {vault.Definition{KMS: "direct", Fields: map[string]vault.FieldDefinition{"f": {Type: "string"}}}, "/kms", "not-available"},
 		"retention":                {vault.Definition{Retention: &vault.Retention{Keep: "1d"}, Fields: map[string]vault.FieldDefinition{"f": {Type: "string"}}}, "/retention", "not-available"},
 		"a long description":       {vault.Definition{Description: strings.Repeat("x", 1001), Fields: map[string]vault.FieldDefinition{"f": {Type: "string"}}}, "/description", "max-length"},

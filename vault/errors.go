@@ -38,6 +38,8 @@ const (
 	Invalid              Kind = "validation-failed"
 	LooksLikePII         Kind = "identifier-looks-like-pii"
 	DomainTooSmall       Kind = "domain-too-small"
+	IndexDomainTooSmall  Kind = "index-domain-too-small"
+	FormatSpaceExhausted Kind = "format-space-exhausted"
 	NotErasable          Kind = "not-erasable"
 	IntegrityFailure     Kind = "integrity-failure"
 	KMSUnavailable       Kind = "kms-unavailable"

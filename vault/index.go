@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"slices"
 
 	"github.com/tink-crypto/tink-go/v2/prf"
@@ -14,7 +15,7 @@ import (
 // Equality is all that it can be asked for, and all that it tells whoever reads the table.
 
 // indexExact is the index of a field's whole value, in its normalised form. Every other kind is of what derives from it.
-const indexExact = "exact"
+const indexExact = datatype.Exact
 
 // What a digest of a record is for.
 const (
@@ -61,12 +62,7 @@ func allDigests(set *prf.Set, input []byte) ([][]byte, error) {
 
 // equals is what an index of a kind is built on, of a value that is sought.
 func (f *field) equals(kind string, raw Secret) ([]byte, *datatype.Fault) {
-	plain, fault := f.typ.Parse(raw.Reveal())
-	if fault != nil {
-		return nil, fault
-	}
-	derived, _ := f.derive(kind, plain)
-	return derived, nil
+	return f.typ.Seek(kind, raw.Reveal())
 }
 
 func indexInput(coll *Collection, f *field, kind string, derived []byte) []byte {
@@ -77,10 +73,17 @@ func indexInput(coll *Collection, f *field, kind string, derived []byte) []byte 
 // checkIndex validates what a field's definition says of indexes, and puts the kinds in order.
 func (f *FieldDefinition) checkIndex(at string, bad func(pointer, rule, detail string)) {
 	slices.Sort(f.Index)
+	typ, _, err := f.recall()
+	if err != nil {
+		return // the type was refused
+	}
 	for i, kind := range f.Index {
-		switch {
-		case kind != indexExact:
-			bad(at+"/index", "not-available", "the index is exact; derived ones do not exist yet")
+		switch n := typ.Cardinality(kind); {
+		case n == 0:
+			bad(at+"/index", "index", "values of the type "+f.Type+" have the indexes "+list(typ.Kinds()))
+		case n < datatype.FewestValues:
+			bad(at+"/index", string(IndexDomainTooSmall), fmt.Sprintf("an index %s on the type %s would have about %d different values, and %d are the least: "+
+				"their frequencies alone would tell them", kind, f.Type, n, datatype.FewestValues))
 		case i > 0 && f.Index[i-1] == kind:
 			bad(at+"/index", "duplicate", "an index is named once")
 		}
@@ -92,10 +95,7 @@ func (f *FieldDefinition) checkIndex(at string, bad func(pointer, rule, detail s
 
 // derive gives what an index of a kind is built on; false: nothing of the value falls under it.
 func (f *field) derive(kind string, plain []byte) ([]byte, bool) {
-	if kind == indexExact {
-		return f.typ.Normalise(plain), true
-	}
-	return nil, false
+	return f.typ.Derive(kind, plain)
 }
 
 // marksOf are the index entries of one value. An entry that no other record may have stands under every key, or two

@@ -74,7 +74,7 @@ func (r *reader) rebind(ctx context.Context, t *txn, o *opened, values []value) 
 	if !o.coll.bound && len(o.row.digests) == 0 {
 		return b, nil
 	}
-	if err := r.keepOwn(o, values, &b); err != nil {
+	if err := r.keepOwn(ctx, t, o, values, &b); err != nil {
 		return b, err
 	}
 	shared := map[string]value{} // by value digest
@@ -107,7 +107,7 @@ func (r *reader) rebind(ctx context.Context, t *txn, o *opened, values []value) 
 }
 
 // keepOwn carries the record's own aliases on, those of fields that keep a value.
-func (r *reader) keepOwn(o *opened, values []value, b *bound) error {
+func (r *reader) keepOwn(ctx context.Context, t *txn, o *opened, values []value, b *bound) error {
 	for _, val := range values {
 		f := o.coll.byNumber(val.number)
 		if f == nil {
@@ -120,6 +120,11 @@ func (r *reader) keepOwn(o *opened, values []value, b *bound) error {
 		if text == nil {
 			if f.supplied == suppliedRequired && !f.ofValue() {
 				return invalid("/fields/"+f.name, "required", "a value of this field is stored with the token that comes with it; a patch has none")
+			}
+			if f.strategy == strategyFormat {
+				if err := r.makeOwn(ctx, t, o, f, val, b); err != nil {
+					return err
+				}
 			}
 			continue
 		}
@@ -138,6 +143,37 @@ func (r *reader) keepOwn(o *opened, values []value, b *bound) error {
 	return nil
 }
 
+// makeOwn gives a value that is new to the record an alias of the record's own.
+func (r *reader) makeOwn(ctx context.Context, t *txn, o *opened, f *field, val value, b *bound) error {
+	m := mint{keys: r.keys, coll: o.coll}
+	space, limit, err := m.space(f, val.plain)
+	if err != nil {
+		return faultIn(err, "/fields/"+f.name)
+	}
+	for range maxAttempts {
+		text, err := m.text(f, val.plain, 0)
+		if err != nil {
+			return faultIn(err, "/fields/"+f.name)
+		}
+		digest, err := r.keys.alias.ComputePrimaryPRF(textInput(o.coll.id, f.number, text), digestSize)
+		if err != nil {
+			return err
+		}
+		a := alias{text: digest, collection: o.coll.id, field: f.number, record: &o.row.id, generation: 1, space: space}
+		inserted, err := t.insertAlias(ctx, &a, limit)
+		if err != nil {
+			return err
+		}
+		if inserted {
+			b.texts[val.number] = text
+			b.marks = append(b.marks, mark{digest, markOwn})
+			b.boxes = append(b.boxes, value{aliasBox | val.number, []byte(text)})
+			return nil
+		}
+	}
+	return &Error{Kind: Conflict, Detail: "the tokens of a value keep changing"}
+}
+
 // shareAgain finds or makes the aliases of values, and locks them together with those that the record leaves.
 func (r *reader) shareAgain(ctx context.Context, t *txn, o *opened, shared map[string]value, b *bound) error {
 	if len(shared) == 0 {
@@ -152,24 +188,33 @@ func (r *reader) shareAgain(ctx context.Context, t *txn, o *opened, shared map[s
 		}
 		digests = append(append(digests, all...), []byte(digest))
 	}
-	for range maxAttempts {
+	m := mint{keys: r.keys, coll: o.coll}
+	for attempt := range maxAttempts {
 		have, err := t.lockedAliases(ctx, digests)
 		if err != nil {
 			return err
 		}
-		missing, err := r.shareFound(o, shared, have, b)
+		missing, err := r.shareFound(&m, attempt, o, shared, have, b)
 		if err != nil || len(missing) == 0 {
 			return err
 		}
-		if err := t.insertAliases(ctx, missing); err != nil {
-			return err
+		for i := range missing {
+			if _, err := t.insertAlias(ctx, &missing[i].alias, missing[i].limit); err != nil {
+				return err
+			}
 		}
 	}
 	return &Error{Kind: Conflict, Detail: "the tokens of a value keep changing"}
 }
 
+// wantedAlias is an alias to be inserted, with how many texts of its space may be taken.
+type wantedAlias struct {
+	alias
+	limit int64
+}
+
 // shareFound takes the aliases that there are, and makes those that are missing, in one order; if any are, b is as before.
-func (r *reader) shareFound(o *opened, shared map[string]value, have []*alias, b *bound) (missing []alias, err error) {
+func (r *reader) shareFound(m *mint, attempt int, o *opened, shared map[string]value, have []*alias, b *bound) (missing []wantedAlias, err error) {
 	marks := b.marks
 	for digest, val := range shared {
 		f := o.coll.byNumber(val.number)
@@ -182,11 +227,20 @@ func (r *reader) shareFound(o *opened, shared map[string]value, have []*alias, b
 			}
 		}
 		if current == nil {
-			made, err := r.keys.sealAlias(o.coll.id, f.number, newOpaque(), val.plain, []byte(digest), 1)
+			text, err := m.text(f, val.plain, attempt)
+			if err != nil {
+				return nil, faultIn(err, "/fields/"+f.name)
+			}
+			space, limit, err := m.space(f, val.plain)
+			if err != nil {
+				return nil, faultIn(err, "/fields/"+f.name)
+			}
+			made, err := r.keys.sealAlias(o.coll.id, f.number, text, val.plain, []byte(digest), 1)
 			if err != nil {
 				return nil, err
 			}
-			missing = append(missing, made)
+			made.space, made.keyVersion = space, m.keyVersion(f)
+			missing = append(missing, wantedAlias{made, limit})
 			continue
 		}
 		if b.texts[val.number], err = r.keys.openAlias(current, val.plain); err != nil {
@@ -197,7 +251,7 @@ func (r *reader) shareFound(o *opened, shared map[string]value, have []*alias, b
 	if len(missing) == 0 {
 		b.marks = marks
 	}
-	slices.SortFunc(missing, func(a, b alias) int { return slices.Compare(a.value, b.value) })
+	slices.SortFunc(missing, func(a, b wantedAlias) int { return slices.Compare(a.value, b.value) })
 	return missing, nil
 }
 
@@ -218,19 +272,30 @@ func (t *txn) lockedAliases(ctx context.Context, digests [][]byte) (have []*alia
 	return have, err
 }
 
-// insertAliases inserts what is not there yet: the next look finds whose they are.
-func (t *txn) insertAliases(ctx context.Context, made []alias) error {
-	for i := range made {
-		a := &made[i]
-		_, err := t.data.Exec(ctx, `
-			insert into privault.aliases (tenant_id, text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)
-			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`,
-			t.who.Tenant, a.text, a.collection, int32(a.field), a.value, a.record, a.generation, a.keyVersion, a.sealed, a.space)
+// insertAlias inserts an alias, unless its text or its value has one already: the next look finds whose it is.
+func (t *txn) insertAlias(ctx context.Context, a *alias, limit int64) (inserted bool, err error) {
+	if a.space != nil {
+		var used int64
+		err := t.data.QueryRow(ctx, `select coalesce(sum(used), 0) from privault.alias_spaces where tenant_id = $1 and digest = $2`, t.who.Tenant, a.space).Scan(&used)
 		if err != nil {
-			return err
+			return false, err
+		}
+		if used >= limit {
+			return false, errExhausted
 		}
 	}
-	return nil
+	err = t.data.QueryRow(ctx, `
+		with inserted as (
+			insert into privault.aliases (tenant_id, text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)
+			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing
+			returning space
+		), counted as (
+			insert into privault.alias_spaces as s (tenant_id, digest, used) select $1, i.space, 1 from inserted i where i.space is not null
+			on conflict (tenant_id, digest) do update set used = s.used + 1
+		)
+		select exists (select from inserted)`,
+		t.who.Tenant, a.text, a.collection, int32(a.field), a.value, a.record, a.generation, a.keyVersion, a.sealed, a.space).Scan(&inserted)
+	return inserted, err
 }
 
 // mark inserts a record's new index entries, beyond those that it had.

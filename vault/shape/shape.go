@@ -222,6 +222,20 @@ func (s *Shape) Size(value string) (*big.Int, error) {
 	return possibilities(s.radix(), len(p.vary(s))), nil
 }
 
+// Kept says what the random tokens of a value have in common: values with equal answers share the tokens that Size counts.
+func (s *Shape) Kept(value string) (string, error) {
+	p, f := s.split(value)
+	if f != nil {
+		return "", f
+	}
+	length := len(p.row)
+	if s.o.Length > 0 {
+		length = s.o.Length
+	}
+	prefix, suffix := p.kept(s)
+	return fmt.Sprintf("%d %d %s%s%s", length, len(prefix), prefix, suffix, p.tail), nil
+}
+
 func possibilities(radix, length int) *big.Int {
 	return new(big.Int).Exp(big.NewInt(int64(radix)), big.NewInt(int64(length)), nil)
 }
