@@ -424,3 +424,45 @@ func TestIntegrityFailureIsLogged(t *testing.T) {
 		t.Errorf("the log: %s", log)
 	}
 }
+
+// Threat T-1 for aliases: a row that was moved to another value or record gives nothing of it, and neither does its text.
+func TestAMovedAliasGivesNothing(t *testing.T) {
+	t.Parallel()
+	for name, move := range map[string]string{
+		"to another value":        `update privault.aliases a set value_digest = b.value_digest, generation = 2 from privault.aliases b where a.text_digest < b.text_digest and a.field = 1 and b.field = 1`,
+		"with the value's text":   `update privault.aliases a set value_digest = b.value_digest, sealed_text = b.sealed_text, generation = 2 from privault.aliases b where a.text_digest < b.text_digest and a.field = 1 and b.field = 1`,
+		"to another's records":    `update privault.blind_index i set record_id = (select r.record_id from privault.records r where r.record_id <> i.record_id) where not exists (select from privault.aliases a where a.text_digest = i.digest)`,
+		"of a record, to another": `update privault.aliases a set record_id = (select r.record_id from privault.records r where r.record_id <> a.record_id) where record_id is not null`,
+		"to another generation":   `update privault.aliases set generation = 7 where field = 1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := vaulttest.New(t)
+			who := v.Tenant()
+			defineFields(t, v, who, "people", map[string]vault.FieldDefinition{"email": strategy("email", "deterministic"), "ssn": strategy("us_ssn", "format")})
+			var one, two vault.Tokenized
+			one = v.MustTokenize(who, "people", map[string]string{"email": "jane@example.com", "ssn": "123-45-6789"})
+			two = v.MustTokenize(who, "people", map[string]string{"email": "joe@example.com", "ssn": "234-56-7890"})
+			v.Exec(move)
+			moved := 0
+			for _, row := range []struct {
+				of    vault.Tokenized
+				email string
+				ssn   string
+			}{{one, `"jane@example.com"`, `"123-45-6789"`}, {two, `"joe@example.com"`, `"234-56-7890"`}} {
+				for field, right := range map[string]string{"email": row.email, "ssn": row.ssn} {
+					switch got := resolves(t, v.Vault, who, "people", field, row.of.Tokens[field])[0]; got {
+					case right:
+					case string(vault.TokenNotFound), string(vault.IntegrityFailure):
+						moved++
+					default:
+						t.Errorf("the token of %s gives %s", right, got)
+					}
+				}
+			}
+			if moved == 0 {
+				t.Error("nothing was moved")
+			}
+		})
+	}
+}
