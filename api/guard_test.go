@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -36,6 +37,30 @@ func BenchmarkGuards(b *testing.B) {
 	}
 }
 
+// BenchmarkGuardsAlone is the same on a call that does nothing, in one goroutine and without a network: what the guards cost.
+func BenchmarkGuardsAlone(b *testing.B) {
+	v := vaulttest.New(b)
+	key := v.Key()
+	who, err := v.Authenticate(b.Context(), key)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := api.New(api.Config{Vault: v.Vault, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Limits: limit.New(generous(), nil)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, handler := range map[string]http.Handler{"without": s.Unguarded(who), "with": s.Public()} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				r := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/v1/nothing", nil)
+				r.Header.Set("Authorization", "Bearer "+key)
+				handler.ServeHTTP(httptest.NewRecorder(), r)
+			}
+		})
+	}
+}
+
 // generous are the default limits, so high that nothing is slowed down.
 func generous() limit.Config {
 	c := limit.Defaults()
@@ -53,7 +78,7 @@ func load(b *testing.B, handler http.Handler, key string) {
 	b.SetParallelism(32) // of two processors: 64 clients
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			r, err := http.NewRequestWithContext(b.Context(), "POST", server.URL+"/v1/tokenize", strings.NewReader(batch("people", `{"name":"Jane Roe"}`)))
+			r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, server.URL+"/v1/tokenize", strings.NewReader(batch("people", `{"name":"Jane Roe"}`)))
 			if err != nil {
 				b.Error(err)
 				return

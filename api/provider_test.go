@@ -118,7 +118,7 @@ type grant struct {
 // token asks the provider's token endpoint. Headers are "Name: value".
 func token(t *testing.T, issuer, id, secret string, form url.Values, headers ...string) grant {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), "POST", issuer+"/token", strings.NewReader(form.Encode()))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, issuer+"/token", strings.NewReader(form.Encode()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,22 +252,29 @@ func login(t *testing.T, issuer string) grant {
 		}
 		return nil
 	}}
-	get := func(res *http.Response, err error) *http.Response {
+	// visit gives the URL that a request ends at.
+	visit := func(method, target string, form url.Values) *url.URL {
 		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, target, strings.NewReader(form.Encode()))
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		res, err := browser.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
 		_, _ = io.Copy(io.Discard, res.Body)
-		_ = res.Body.Close()
-		return res
+		return res.Request.URL
 	}
 	verifier := rand.Text() + rand.Text()
 	challenge := sha256.Sum256([]byte(verifier))
-	res := get(browser.Get(issuer + "/auth?" + url.Values{"client_id": {"console"}, "response_type": {"code"}, "scope": {"openid vault.read"}, "resource": {us}, "nonce": {"n-1"},
-		"redirect_uri": {"https://console.example/callback"}, "code_challenge_method": {"S256"}, "code_challenge": {base64.RawURLEncoding.EncodeToString(challenge[:])}}.Encode()))
-	get(browser.PostForm(res.Request.URL.String(), url.Values{"prompt": {"login"}, "login": {"user-1"}, "password": {"x"}}))
+	page := visit(http.MethodGet, issuer+"/auth?"+url.Values{"client_id": {"console"}, "response_type": {"code"}, "scope": {"openid vault.read"}, "resource": {us}, "nonce": {"n-1"},
+		"redirect_uri": {"https://console.example/callback"}, "code_challenge_method": {"S256"}, "code_challenge": {base64.RawURLEncoding.EncodeToString(challenge[:])}}.Encode(), nil)
+	visit(http.MethodPost, page.String(), url.Values{"prompt": {"login"}, "login": {"user-1"}, "password": {"x"}})
 	if code == "" {
-		t.Fatalf("the login ended at %s", res.Request.URL.Path)
+		t.Fatalf("the login ended at %s", page.Path)
 	}
 	return token(t, issuer, "console", "", url.Values{"grant_type": {"authorization_code"}, "client_id": {"console"}, "code": {code}, "code_verifier": {verifier},
 		"redirect_uri": {"https://console.example/callback"}, "resource": {us}})
@@ -405,7 +412,8 @@ func TestCallersWithClientCertificates(t *testing.T) {
 	list(root.as(s, ""), "X-Forwarded-Client-Cert: URI=spiffe://example.org/sa/billing", "X-Client-Cert: x", "X-SSL-Client-Verify: SUCCESS").refused(t, 401, "unauthenticated")
 	list(root.as(s, "pvak_none", mine)).refused(t, 401, "unauthenticated") // a bad key is not mended by a certificate
 	stranger := newCA(t)
-	if _, err := root.as(s, "", stranger.issue(t, workload("/sa/billing"))).via.Get(s.url + "/openapi.yaml"); err == nil {
+	if res, err := root.as(s, "", stranger.issue(t, workload("/sa/billing"))).via.Get(s.url + "/openapi.yaml"); err == nil {
+		_ = res.Body.Close()
 		t.Error("a certificate of another CA is taken")
 	}
 	// A token that the provider has bound to a certificate.
