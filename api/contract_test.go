@@ -40,6 +40,18 @@ func TestTheRoutesAreTheDocumentsPaths(t *testing.T) {
 	}
 }
 
+// Whatever takes a credential is limited, so every such operation can answer 429.
+func TestEveryOperationMayBeLimited(t *testing.T) {
+	t.Parallel()
+	for path, item := range contract().model.Paths.PathItems.FromOldest() {
+		for method, op := range item.GetOperations().FromOldest() {
+			if strings.HasPrefix(path, "/v1/") && op.Responses.Codes.GetOrZero("429") == nil {
+				t.Errorf("%s %s does not say 429", method, path)
+			}
+		}
+	}
+}
+
 func TestTheProblemsAreTheDocuments(t *testing.T) {
 	t.Parallel()
 	var have, documented []string
