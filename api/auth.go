@@ -108,6 +108,9 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 
 // queryParameters are all that a route reads from a query. Values, tokens and keys never stand in a URL.
 var queryParameters = map[string][]string{
+	"GET /v1/audit/consistency":                       {"from", "to"},
+	"GET /v1/audit/entries":                           {"subject", "principal", "action", "purpose", "outcome", "record", "from", "to", "limit", "cursor"},
+	"GET /v1/subjects/:subject/disclosures":           {"limit", "cursor"},
 	"GET /v1/collections":                             {"limit", "cursor"},
 	"GET /v1/collections/:collection/records/:record": {"fields", "view"},
 	"GET /v1/subjects/:subject":                       {"limit", "cursor"},

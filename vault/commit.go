@@ -181,6 +181,8 @@ type parcel struct {
 	recordEntry              []ID
 	subject, sealed, wrapped [][]byte
 	expires                  []*time.Time
+	touchedEntry             []ID
+	touched, touchedRecord   []ID
 	subjects                 [][]byte
 	subjectIDs               []ID
 	bonds                    bonds
@@ -243,6 +245,9 @@ func (p *parcel) add(c *change) error {
 		wanted = *c.claim
 	}
 	p.key, p.request, p.answer = append(p.key, wanted.digest), append(p.request, wanted.request), append(p.answer, wanted.answer)
+	for _, t := range c.entry.touched {
+		p.touchedEntry, p.touched, p.touchedRecord = append(p.touchedEntry, c.entry.id), append(p.touched, t.subject), append(p.touchedRecord, t.record)
+	}
 	for _, r := range c.records {
 		p.record, p.recordCollection = append(p.record, r.id), append(p.recordCollection, r.collection)
 		p.recordEntry, p.expires = append(p.recordEntry, c.entry.id), append(p.expires, r.expires)
@@ -267,6 +272,10 @@ func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit
 		})
 		return err
 	}
+	// Only entries that nothing can keep out have touched anything: those of changes without records.
+	if len(p.touched) > 0 {
+		b.Queue(insertDisclosures, tenant, p.touchedEntry, p.touched, p.touchedRecord)
+	}
 	if len(p.locks) == 0 {
 		b.Queue(insertEntries, tenant, p.entry, p.principal, p.at, p.action, p.outcome, p.body).Query(admitted)
 		return
@@ -290,6 +299,9 @@ func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit
 	}
 	b.Queue(statement+keys+`select entry_id from admitted`, args...).Query(admitted)
 	p.bonds.queueRest(b, tenant)
+	if len(p.subjects) > 0 {
+		b.Queue(insertRecordDisclosures, tenant, p.recordEntry, p.record)
+	}
 }
 
 func (v *Vault) insertKeys(ctx context.Context, tenant ID, p *parcel) error {

@@ -293,7 +293,10 @@ func (v *Vault) conclude(ctx context.Context, t *txn, do func(*txn) error) error
 		insert into privault.audit_entries (tenant_id, entry_id, principal_id, at, action, outcome, body)
 		values ($1, $2, $3, $4, $5, $6, $7)`,
 		t.who.Tenant, t.entry.id, t.who.Principal, t.entry.at, t.entry.Action, t.entry.Outcome, body)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.insertDisclosures(ctx)
 }
 
 // shredApart deletes the DEKs that an operation replaced, once its record points at the new ones. If it doesn't come to

@@ -257,7 +257,9 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 		return nil, err
 	}
 	t.shredLater = append(t.shredLater, recordVersion{o.row.id, o.row.version})
-	t.entry.Resources = []resource{{Collection: o.coll.Name, Fields: p.names(), Records: []string{o.id}}}
+	t.entry.Resources = []resource{{Collection: o.coll.Name, Fields: p.names(), Records: []string{o.id},
+		Version: version, Sealed: []string{sealedDigest(sealed)}}}
+	t.entry.touches(o.row.subject, o.row.id)
 	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: t.now, Expires: expires}
 	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, values, bound.texts)
 	return rec, err
@@ -385,6 +387,7 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 		if err := t.unbind(ctx, id, row.digests); err != nil {
 			return err
 		}
+		t.entry.touches(row.subject, id)
 		if _, err := t.keys.Exec(ctx, `
 			delete from keystore.data_keys where tenant_id = $1 and record_id = $2`, who.Tenant, id); err != nil {
 			return err

@@ -104,6 +104,7 @@ type sight struct {
 type seen struct {
 	resource
 	record string
+	row    *row
 }
 
 func (v *Vault) newReader(keys *tenantKeys, e *entry) *reader {
@@ -208,7 +209,7 @@ func (r *reader) note(o *opened, f *field, view policy.View, denied bool) {
 	at := sight{o.row.id, view, denied}
 	n := r.sights[at]
 	if n == nil {
-		n = &seen{resource{Collection: o.coll.Name, View: view.String(), Rule: r.entry.ruled}, o.id}
+		n = &seen{resource{Collection: o.coll.Name, View: view.String(), Rule: r.entry.ruled}, o.id, o.row}
 		if denied {
 			n.Outcome = outcomeDenied
 		}
@@ -223,7 +224,7 @@ func (r *reader) note(o *opened, f *field, view policy.View, denied bool) {
 // conclude writes what was noted into the entry. Records of which just the same was seen stand together, so that the
 // entry says of each record which fields were shown, and no more.
 func (r *reader) conclude() {
-	index := map[string]int{}
+	index, touched := map[string]int{}, map[ID]bool{}
 	for _, n := range r.order {
 		alike := strings.Join(append([]string{n.Collection, n.View, n.Outcome, n.Rule}, n.Fields...), "\x00")
 		i, have := index[alike]
@@ -233,5 +234,9 @@ func (r *reader) conclude() {
 			r.entry.Resources = append(r.entry.Resources, n.resource)
 		}
 		r.entry.Resources[i].Records = append(r.entry.Resources[i].Records, n.record)
+		if !touched[n.row.id] {
+			touched[n.row.id] = true
+			r.entry.touches(n.row.subject, n.row.id)
+		}
 	}
 }

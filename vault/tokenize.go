@@ -2,6 +2,8 @@ package vault
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -130,8 +132,27 @@ func (v *Vault) tokenize(ctx context.Context, who Caller, b Batch, fresh bool) (
 // forgetRecords drops the ids of records that were not made after all.
 func (e *entry) forgetRecords() {
 	for i := range e.Resources {
-		e.Resources[i].Records = nil
+		r := &e.Resources[i]
+		r.Records, r.Version, r.Sealed = nil, 0, nil
 	}
+}
+
+// wrote notes the first version of records, in the order of their ids in the entry.
+func (r *resource) wrote(records []newRecord) {
+	if len(records) == 0 {
+		return
+	}
+	r.Version, r.Sealed = 1, make([]string, len(records))
+	for i := range records {
+		r.Sealed[i] = sealedDigest(records[i].sealed)
+	}
+}
+
+// sealedDigest is what an entry says of a record as it was written. What is sealed is noise, so is its hash: it lets the
+// table be held against the log (Reconcile).
+func sealedDigest(sealed []byte) string {
+	sum := sha256.Sum256(sealed)
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // prepare decides, validates and seals: what the batch wants committed, and its answer once it is.
@@ -183,6 +204,7 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	}
 	e.Items = len(b.Items)
 	e.Resources = []resource{{Collection: coll.Name, Fields: s.fieldNames(), Records: recordIDs(done)}}
+	e.Resources[0].wrote(c.records)
 	switch {
 	case e.Refused > 0 && b.Atomic:
 		return nil, done, rolledBack(done)

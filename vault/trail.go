@@ -30,7 +30,8 @@ type entry struct {
 	at  time.Time
 	who Caller
 
-	ruled   string // the last ruling's rule
+	touched []touch // records of subjects
+	ruled   string  // the last ruling's rule
 	law     *law
 	rulings map[asked]policy.Ruling
 }
@@ -44,6 +45,7 @@ type resource struct {
 	Outcome    string   `json:"outcome,omitempty"` // denied: asked for and not shown; loosened: their masks show more from now on
 	Rule       string   `json:"rule,omitempty"`    // what decided on this view, where a call has several rulings
 	Records    []string `json:"records,omitempty"`
+	Sealed     []string `json:"sealed,omitempty"` // SHA-256 of each record as it was written, base64
 	Principal  string   `json:"principal,omitempty"`
 	Credential string   `json:"credential,omitempty"`
 	Job        string   `json:"job,omitempty"`
@@ -52,7 +54,7 @@ type resource struct {
 	Hold       string   `json:"hold,omitempty"`
 	Erasure    string   `json:"erasure,omitempty"`
 	Policy     string   `json:"policy,omitempty"`
-	Version    int32    `json:"version,omitempty"` // of the policy
+	Version    int32    `json:"version,omitempty"` // of the policy, or in which the records were written
 	Purpose    string   `json:"purpose,omitempty"`
 }
 

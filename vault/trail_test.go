@@ -25,6 +25,7 @@ type scene struct {
 	who       vault.Caller
 	record    vault.Tokenized
 	principal string
+	entry     string // one of the audit entries
 	key       vault.Issued
 	job       string
 
@@ -63,6 +64,7 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 	}
 	s.addRights(t)
 	s.govern(t)
+	s.entry = rows(t, s.OwnerURL, `select body::json->>'id' from privault.audit_entries where tenant_id = $1 limit 1`, s.who.Tenant)[0]
 	return s
 }
 
@@ -250,6 +252,21 @@ func operations() []operation {
 		{name: "DeleteTransform", action: policy.DefineTransform, problem: vault.NotFound,
 			do:   func(s *scene, who vault.Caller) error { return s.DeleteTransform(ctx, who, "spare") },
 			fail: func(s *scene, who vault.Caller) error { return s.DeleteTransform(ctx, who, "nobody") }},
+		{name: "Entries", action: policy.ReadAudit, problem: vault.Malformed,
+			do: func(s *scene, who vault.Caller) error {
+				_, _, err := s.Entries(ctx, who, vault.EntryQuery{Action: "tokenize"}, "", 10)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, _, err := s.Entries(ctx, who, vault.EntryQuery{}, "x", 10)
+				return err
+			}},
+		{name: "Entry", action: policy.ReadAudit, problem: vault.NotFound,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.Entry(ctx, who, s.entry)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error { _, err := s.Entry(ctx, who, "aud_x"); return err }},
 		{name: "CreatePrincipal", action: policy.ManagePrincipals, problem: vault.Conflict,
 			do: func(s *scene, who vault.Caller) error {
 				_, err := s.CreatePrincipal(ctx, who, "another", []string{"admin"})
@@ -521,7 +538,7 @@ func TestEntryOfAReveal(t *testing.T) {
 func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
 	t.Parallel()
 	allowed := []string{"action", "at", "collection", "credential", "erasure", "fields", "hold", "id", "items", "job", "key", "outcome",
-		"policy", "principal", "problem", "purpose", "records", "refused", "request", "resources", "rule", "subject", "transform", "version", "view"}
+		"policy", "principal", "problem", "purpose", "records", "refused", "request", "resources", "rule", "sealed", "subject", "transform", "version", "view"}
 	s := newScene(t)
 	for _, op := range operations() {
 		_ = op.fail(s, s.who)

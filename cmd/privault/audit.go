@@ -16,6 +16,8 @@ import (
 
 type auditCmd struct {
 	Keygen auditKeygenCmd `cmd:"" help:"Make a key that signs the audit log's checkpoints, and print its public part."`
+	Verify auditVerifyCmd `cmd:"" help:"Check that an audit log is whole, or that an entry is in it, with the public key alone."`
+	Mirror auditMirrorCmd `cmd:"" help:"Copy an audit log into a folder, for checking it offline."`
 }
 
 type auditKeygenCmd struct {

@@ -34,6 +34,7 @@ const (
 	ReadConsents     Action = "consent.read"
 	WriteConsents    Action = "consent.write" // consents and objections
 	Restrict         Action = "subject.restrict"
+	ReadAudit        Action = "audit.read"
 	ReadJobs         Action = "job.read"
 	ReadKeys         Action = "key.read"   // the inventory
 	ManageKeys       Action = "key.manage" // rotate, retire and destroy
@@ -97,6 +98,7 @@ var actions = []struct {
 	{ReadConsents, onVault, 0},
 	{WriteConsents, onVault, 0},
 	{Restrict, onVault, 0},
+	{ReadAudit, onVault, 0},
 	{ReadJobs, onVault, 0},
 	{ReadKeys, onVault, 0},
 	{ManageKeys, onVault, runsKeys},

@@ -33,6 +33,7 @@ purpose.write       -      .               .                      .             
 consent.read        .      .               .                      .               -           -        .         -          .
 consent.write       .      .               .                      .               -           .        .         -          .
 subject.restrict    .      .               .                      .               -           .        .         -          .
+audit.read          .      .               .                      .               -           -        .         -          .
 job.read            .      .               .                      .               .           .        -         -          .
 key.read            .      .               .                      .               .           .        -         -          .
 key.manage          .      .               .                      .               .           .        -         -          .
