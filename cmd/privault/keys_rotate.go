@@ -102,7 +102,8 @@ func (k *keysRotateCmd) Run(ctx context.Context) error {
 // follow shows how far a job is until it ends.
 func follow(ctx context.Context, v *vault.Vault, who vault.Caller, id string) error {
 	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(os.Stderr), progressbar.OptionSetDescription("waiting for a server"),
-		progressbar.OptionClearOnFinish())
+		progressbar.OptionClearOnFinish(),
+		progressbar.OptionSetSpinnerChangeInterval(0)) // no goroutine of its own, which would race with what is said here
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
