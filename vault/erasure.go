@@ -249,6 +249,8 @@ func (v *Vault) certify(tenant, subject ID, e *Erasure) (string, error) {
 		{"shred-effective-at", e.ShredEffective.UTC().Format(time.RFC3339Nano)},
 		{"records", strconv.Itoa(e.Counts.Records)},
 		{"deks", strconv.Itoa(e.Counts.DEKs)},
+		{"aliases", strconv.Itoa(e.Counts.Aliases)},
+		{"index-entries", strconv.Itoa(e.Counts.Entries)},
 	} {
 		b.WriteString(line[0] + ": " + line[1] + "\n")
 	}
@@ -290,6 +292,14 @@ func (v *Vault) purgeStep(ctx context.Context, b *batch) (done int, more bool, e
 	done = int(deleted.RowsAffected())
 	if done == purgeRows {
 		return done, true, nil
+	}
+	for _, table := range []string{"subject_facts", "subject_history"} { // restriction, objections and consents
+		_, err := b.data.Exec(ctx, `
+			delete from privault.`+table+` where tenant_id = $1
+				and subject_id in (select e.subject_id from privault.erasing e where e.tenant_id = $1 and e.erasure_id = $2)`, b.who.Tenant, id)
+		if err != nil {
+			return 0, false, err
+		}
 	}
 	if _, err := b.data.Exec(ctx, `delete from privault.erasing where tenant_id = $1 and erasure_id = $2`, b.who.Tenant, id); err != nil {
 		return 0, false, err

@@ -104,7 +104,7 @@ func TestAnErasedPersonIsGoneEverywhereAtOnce(t *testing.T) {
 			if err != nil {
 				t.Errorf("the certificate: %v", err)
 			}
-			for _, line := range []string{"certificate: " + e.ID, "reason: gdpr-17", "records: 4", "deks: 4",
+			for _, line := range []string{"certificate: " + e.ID, "reason: gdpr-17", "records: 4", "deks: 4", "aliases: 0", "index-entries: 0",
 				"erased-at: " + e.Erased.UTC().Format(time.RFC3339Nano)} {
 				if !strings.Contains(text, "\n"+line+"\n") {
 					t.Errorf("the certificate has no line %q:\n%s", line, text)
@@ -256,6 +256,14 @@ func TestWhatIsHeldIsNotDeleted(t *testing.T) {
 	if held != 2 {
 		t.Errorf("%d records are shown as held, want 2", held)
 	}
+	if _, _, err := h.PutPurpose(t.Context(), h.who, vault.Purpose{Name: "letters", LegalBasis: "contract"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{"p-1", "p-2"} {
+		if _, _, err := h.Object(t.Context(), h.who, subject, "letters", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := h.ReleaseHold(t.Context(), h.who, hold.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +278,8 @@ func TestWhatIsHeldIsNotDeleted(t *testing.T) {
 	if done := h.erase(t, "p-1"); done.ID != first.ID || done.State != vault.ErasurePurged || done.Counts.Records != 4 {
 		t.Errorf("after the release: %+v, want %s", done, first.ID)
 	}
-	for table, want := range map[string]int{"privault.records": 3, "keystore.data_keys": 3, "privault.erasing": 0, "privault.subjects": 1} {
+	for table, want := range map[string]int{"privault.records": 3, "keystore.data_keys": 3, "privault.erasing": 0, "privault.subjects": 1,
+		"privault.subject_facts": 1, "privault.subject_history": 1} {
 		if n := h.Count(`select count(*) from `+table+` where tenant_id = $1`, h.who.Tenant); n != want {
 			t.Errorf("%s has %d rows, want %d", table, n, want)
 		}
