@@ -116,6 +116,7 @@ var queryParameters = map[string][]string{
 	"GET /v1/subjects/:subject":                       {"limit", "cursor"},
 	"POST /v1/subjects/:subject/erasure":              {"dry_run"},
 	"GET /v1/holds":                                   {"limit", "cursor"},
+	"GET /v1/transforms":                              {"limit", "cursor"},
 	"GET /v1/principals":                              {"limit", "cursor"},
 	"GET /v1/policies":                                {"limit", "cursor"},
 	"GET /v1/policies/:policy/history":                {"limit", "cursor"},

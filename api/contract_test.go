@@ -40,6 +40,34 @@ func TestTheRoutesAreTheDocumentsPaths(t *testing.T) {
 	}
 }
 
+// A parameter that the document has is read, and no other is.
+func TestTheQueryParametersAreTheDocuments(t *testing.T) {
+	t.Parallel()
+	documented, read := map[string][]string{}, map[string][]string{}
+	for path, item := range contract().model.Paths.PathItems.FromOldest() {
+		for method, op := range item.GetOperations().FromOldest() {
+			var names []string
+			for _, p := range append(item.Parameters, op.Parameters...) {
+				if p.In == "query" {
+					names = append(names, p.Name)
+				}
+			}
+			if slices.Sort(names); names != nil {
+				documented[strings.ToUpper(method)+" "+path] = names
+			}
+		}
+	}
+	parameter := regexp.MustCompile(`:(\w+)`)
+	for route, names := range api.QueryParameters() {
+		names = slices.Clone(names)
+		slices.Sort(names)
+		read[parameter.ReplaceAllString(route, "{$1}")] = names
+	}
+	if diff := cmp.Diff(documented, read); diff != "" {
+		t.Errorf("document (-) and routes (+) differ:\n%s", diff)
+	}
+}
+
 // Whatever takes a credential is limited, so every such operation can answer 429.
 func TestEveryOperationMayBeLimited(t *testing.T) {
 	t.Parallel()

@@ -22,6 +22,9 @@ func (s *Server) Routes() []Route {
 	return all
 }
 
+// QueryParameters are what each route reads from a query, by method and path in the document's spelling.
+func QueryParameters() map[string][]string { return queryParameters }
+
 // Problems are the problems that answers can have: the status of each slug.
 func Problems() map[string]int {
 	all := map[string]int{}
