@@ -130,3 +130,55 @@ func statusOf(statuses []int) int {
 	}
 	return statuses[0]
 }
+
+// sendBatch answers a batch of n items. item writes the members of one behind its index, and gives its status.
+func sendBatch(c echo.Context, n, size int, item func(a *answer, i int) int) error {
+	a := answer{b: make([]byte, 0, 64+size*n), fresh: true}
+	statuses := make([]int, n)
+	a.open('{')
+	a.name("items")
+	a.open('[')
+	for i := range statuses {
+		a.element()
+		a.number("index", i)
+		statuses[i] = item(&a, i)
+		a.close('}')
+	}
+	a.close(']')
+	a.close('}')
+	return a.send(c, statusOf(statuses))
+}
+
+// sendPage answers with one page of a list.
+func sendPage[T, W any](c echo.Context, page []T, next string, wire func(T) W) error {
+	out := struct {
+		Items []W     `json:"items"`
+		Next  *string `json:"next_cursor"`
+	}{make([]W, 0, len(page)), optional(next)}
+	for _, item := range page {
+		out.Items = append(out.Items, wire(item))
+	}
+	return sendJSON(c, http.StatusOK, out)
+}
+
+func sendJSON(c echo.Context, status int, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return c.Blob(status, echo.MIMEApplicationJSON, body)
+}
+
+// sendVersion answers with what has versions, made just now or not.
+func sendVersion(c echo.Context, created bool, version int32, out any) error {
+	c.Response().Header().Set("ETag", etag(version))
+	return sendPut(c, created, out)
+}
+
+// sendPut answers with what was put: 201 if it was made just now.
+func sendPut(c echo.Context, created bool, out any) error {
+	if created {
+		return sendJSON(c, http.StatusCreated, out)
+	}
+	return sendJSON(c, http.StatusOK, out)
+}

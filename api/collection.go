@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"net/http"
 	"strconv"
 
@@ -37,12 +36,7 @@ func (s *Server) putCollection(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	status := http.StatusOK
-	if created {
-		status = http.StatusCreated
-	}
-	c.Response().Header().Set("ETag", etag(coll.Version))
-	return sendJSON(c, status, wire(coll))
+	return sendVersion(c, created, coll.Version, wire(coll))
 }
 
 func (s *Server) getCollection(c echo.Context) error {
@@ -50,8 +44,7 @@ func (s *Server) getCollection(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	c.Response().Header().Set("ETag", etag(coll.Version))
-	return sendJSON(c, http.StatusOK, wire(coll))
+	return sendVersion(c, false, coll.Version, wire(coll))
 }
 
 func (s *Server) listCollections(c echo.Context) error {
@@ -93,24 +86,4 @@ func pageLimit(c echo.Context) (int, error) {
 		return 0, invalid("", "limit", "limit is 1 to 200")
 	}
 	return n, nil
-}
-
-// sendPage answers with one page of a list.
-func sendPage[T, W any](c echo.Context, page []T, next string, wire func(T) W) error {
-	out := struct {
-		Items []W     `json:"items"`
-		Next  *string `json:"next_cursor"`
-	}{make([]W, 0, len(page)), optional(next)}
-	for _, item := range page {
-		out.Items = append(out.Items, wire(item))
-	}
-	return sendJSON(c, http.StatusOK, out)
-}
-
-func sendJSON(c echo.Context, status int, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return c.Blob(status, echo.MIMEApplicationJSON, body)
 }

@@ -76,7 +76,7 @@ func (s *Server) abort(c echo.Context, index int, err error) error {
 		e = &vault.Error{Kind: payloadTooLarge, Detail: "a line has at most 1 MiB; lines from here on were not stored"}
 	}
 	a := answer{}
-	a.line(index, e, requestID(c))
+	a.line(index, vault.Tokenized{Err: e}, requestID(c))
 	_, _ = c.Response().Write(a.b)
 	return nil
 }
@@ -137,14 +137,12 @@ func (s *Server) importChunk(c echo.Context, a *answer, lines [][]byte, first in
 	for i := range lines {
 		switch {
 		case faults[i] != nil:
-			a.line(first+i, httpError(faults[i]), requestID(c))
+			a.line(first+i, vault.Tokenized{Err: httpError(faults[i])}, requestID(c))
 			continue
 		case failed != nil:
-			a.line(first+i, httpError(failed), requestID(c))
+			a.line(first+i, vault.Tokenized{Err: httpError(failed)}, requestID(c))
 		default:
-			a.fresh = true
-			a.tokenized(first+i, relative(done[at]), requestID(c))
-			a.b = append(a.b, '\n')
+			a.line(first+i, relative(done[at]), requestID(c))
 		}
 		at++
 	}
@@ -165,11 +163,12 @@ func relative(d vault.Tokenized) vault.Tokenized {
 	return d
 }
 
-func (a *answer) line(index int, e *vault.Error, requestID string) {
+// line writes the outcome of one line of a stream.
+func (a *answer) line(index int, d vault.Tokenized, requestID string) {
 	a.fresh = true
 	a.element()
 	a.number("index", index)
-	a.problem(e, requestID)
+	a.tokenized(d, requestID)
 	a.close('}')
 	a.b = append(a.b, '\n')
 }

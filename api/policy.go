@@ -45,19 +45,6 @@ func (s *Server) putPolicy(c echo.Context) error {
 	return sendVersion(c, created, p.Version, wirePolicy(p))
 }
 
-// sendVersion answers a PUT of what has versions.
-func sendVersion(c echo.Context, created bool, version int32, out any) error {
-	c.Response().Header().Set("ETag", etag(version))
-	return sendPut(c, created, out)
-}
-
-func sendPut(c echo.Context, created bool, out any) error {
-	if created {
-		return sendJSON(c, http.StatusCreated, out)
-	}
-	return sendJSON(c, http.StatusOK, out)
-}
-
 func (s *Server) getPolicy(c echo.Context) error {
 	p, err := s.vault.GetPolicy(c.Request().Context(), caller(c), c.Param("policy"))
 	if err != nil {

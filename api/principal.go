@@ -53,17 +53,7 @@ func (s *Server) listPrincipals(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	out := struct {
-		Items []listedPrincipal `json:"items"`
-		Next  *string           `json:"next_cursor"`
-	}{Items: make([]listedPrincipal, 0, len(page))}
-	for _, p := range page {
-		out.Items = append(out.Items, listed(p))
-	}
-	if next != "" {
-		out.Next = &next
-	}
-	return sendJSON(c, http.StatusOK, out)
+	return sendPage(c, page, next, listed)
 }
 
 func (s *Server) patchPrincipal(c echo.Context) error {

@@ -62,33 +62,18 @@ func (s *Server) tokenize(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	a := answer{b: make([]byte, 0, 64+160*len(done)), fresh: true}
-	statuses := make([]int, len(done))
-	a.open('{')
-	a.name("items")
-	a.open('[')
-	for i, d := range done {
-		statuses[i] = a.tokenized(i, d, requestID(c))
-	}
-	a.close(']')
-	a.close('}')
-	return a.send(c, statusOf(statuses))
+	return sendBatch(c, len(done), 160, func(a *answer, i int) int { return a.tokenized(done[i], requestID(c)) })
 }
 
-// tokenized writes the outcome of one item and gives its status.
-func (a *answer) tokenized(index int, d vault.Tokenized, requestID string) int {
-	status := http.StatusCreated
-	a.element()
-	a.number("index", index)
+// tokenized writes the outcome of one item, behind its index, and gives its status.
+func (a *answer) tokenized(d vault.Tokenized, requestID string) int {
 	if d.Err != nil {
-		status = a.problem(d.Err, requestID)
-	} else {
-		a.number("status", status)
-		a.text("record", d.Record)
-		a.texts("tokens", d.Tokens)
+		return a.problem(d.Err, requestID)
 	}
-	a.close('}')
-	return status
+	a.number("status", http.StatusCreated)
+	a.text("record", d.Record)
+	a.texts("tokens", d.Tokens)
+	return http.StatusCreated
 }
 
 var idempotencyKeyShape = regexp.MustCompile(`^[\x21-\x7e]{1,255}$`)
@@ -131,28 +116,17 @@ func (s *Server) detokenize(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	a := answer{b: make([]byte, 0, 64+200*len(done)), fresh: true}
-	statuses := make([]int, len(done))
-	a.open('{')
-	a.name("items")
-	a.open('[')
-	for i, d := range done {
-		statuses[i] = http.StatusOK
-		a.element()
-		a.number("index", i)
+	return sendBatch(c, len(done), 200, func(a *answer, i int) int {
+		d := done[i]
 		if d.Err != nil {
-			statuses[i] = a.problem(d.Err, requestID(c))
-		} else {
-			a.number("status", http.StatusOK)
-			a.text("collection", d.Collection)
-			a.text("field", d.Field)
-			a.text("record", d.Record)
-			a.text("view", d.View)
-			a.raw("value", d.Value.Reveal())
+			return a.problem(d.Err, requestID(c))
 		}
-		a.close('}')
-	}
-	a.close(']')
-	a.close('}')
-	return a.send(c, statusOf(statuses))
+		a.number("status", http.StatusOK)
+		a.text("collection", d.Collection)
+		a.text("field", d.Field)
+		a.text("record", d.Record)
+		a.text("view", d.View)
+		a.raw("value", d.Value.Reveal())
+		return http.StatusOK
+	})
 }

@@ -31,11 +31,7 @@ func (s *Server) putTransform(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	status := http.StatusOK
-	if created {
-		status = http.StatusCreated
-	}
-	return sendJSON(c, status, wireTransform(t))
+	return sendPut(c, created, wireTransform(t))
 }
 
 func (s *Server) getTransform(c echo.Context) error {
@@ -55,17 +51,7 @@ func (s *Server) listTransforms(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	out := struct {
-		Items []transform `json:"items"`
-		Next  *string     `json:"next_cursor"`
-	}{Items: make([]transform, 0, len(page))}
-	for _, t := range page {
-		out.Items = append(out.Items, wireTransform(t))
-	}
-	if next != "" {
-		out.Next = &next
-	}
-	return sendJSON(c, http.StatusOK, out)
+	return sendPage(c, page, next, wireTransform)
 }
 
 func (s *Server) deleteTransform(c echo.Context) error {
@@ -110,26 +96,13 @@ func (s *Server) transform(c echo.Context, do func(context.Context, vault.Caller
 	if err != nil {
 		return err
 	}
-	a := answer{b: make([]byte, 0, 64+80*len(done)), fresh: true}
-	statuses := make([]int, len(done))
-	a.open('{')
-	a.name("items")
-	a.open('[')
-	for i, d := range done {
-		statuses[i] = http.StatusOK
-		a.comma()
-		a.open('{')
-		a.number("index", i)
-		if d.Err != nil {
-			statuses[i] = a.problem(d.Err, requestID(c))
-		} else {
-			a.number("status", http.StatusOK)
-			a.text("value", string(d.Value.Reveal()))
-			a.number("key_version", int(d.KeyVersion))
+	return sendBatch(c, len(done), 80, func(a *answer, i int) int {
+		if done[i].Err != nil {
+			return a.problem(done[i].Err, requestID(c))
 		}
-		a.close('}')
-	}
-	a.close(']')
-	a.close('}')
-	return a.send(c, statusOf(statuses))
+		a.number("status", http.StatusOK)
+		a.text("value", string(done[i].Value.Reveal()))
+		a.number("key_version", int(done[i].KeyVersion))
+		return http.StatusOK
+	})
 }
