@@ -3,6 +3,8 @@
 # scripts/slow.sh URL [CONNECTIONS]: prints its p50 and p99 before and during, in ms. Bounded: half a minute.
 set -euo pipefail
 url=${1:?URL} connections=${2:-4000}
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 ulimit -n "$(ulimit -Hn)"
 probe() { # 300 fresh connections, one after another
 	for _ in $(seq 300); do curl -s -o /dev/null -m 10 -w '%{time_total} %{http_code}\n' "$url/openapi.yaml"; done |
@@ -10,9 +12,8 @@ probe() { # 300 fresh connections, one after another
 		awk '{ a[NR] = $1 } END { printf "p50 %.1f p99 %.1f\n", a[int(NR * .5)], a[int(NR * .99)] }'
 }
 echo "alone:  $(probe)"
-slowhttptest "${SLOW:--B}" -c "$connections" -r 1000 -i 3 -l 25 -s 100000 -u "$url/v1/tokenize" -p 10 >/tmp/slowhttptest.$$ 2>&1 &
+slowhttptest "${SLOW:--B}" -c "$connections" -r 1000 -i 3 -l 25 -s 100000 -u "$url/v1/tokenize" -p 10 >"$log" 2>&1 &
 attack=$!
 sleep 6
 echo "during: $(probe)"
 wait "$attack" || true
-rm -f "/tmp/slowhttptest.$$"

@@ -20,4 +20,18 @@
 // Whatever a tenant owns is kept apart three times: tenant_id stands first in every key and every WHERE; row-level
 // security shows a transaction only the tenant that it named; and the tenant is in the associated data of every
 // ciphertext.
+//
+// # The files
+//
+//	the gate      gate commit group store errors trail decide fetch
+//	keys          keyring rotation rewrap late orphan inventory versioned secret
+//	schemas       collection field
+//	values        tokenize record reveal resolve token
+//	aliases       alias mint (their texts); index search (blind indexes); bind bond rebind lookup (what ties records to both,
+//	              when they are made, committed, changed and read)
+//	transforms    transform
+//	who may what  tenant principal credential outsider; policies purpose law explain
+//	people        subject hold erasure; consent fact (what they said, as the policy sees it)
+//	evidence      log sequencer safekeeping (the Merkle log); evidence disclosure (reading it)
+//	beside        jobs idempotency cursor id metrics
 package vault

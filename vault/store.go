@@ -11,7 +11,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// database is one Postgres database. Only gate.go, commit.go and keyring.go use it.
+// database is one Postgres database. Operations reach it through the gate; besides, what keeps the service itself going reads
+// and writes it: keys, authentication, the sequencer and jobs.
 type database struct{ pool *pgxpool.Pool }
 
 // store is where everything is: the data database and the keystore, which may be the same.
