@@ -34,15 +34,7 @@ func (a *auditVerifyCmd) Run(ctx context.Context) error {
 	if a.Proof != "" {
 		return verifyProof(keys, a.Proof)
 	}
-	source, err := openTiles(ctx, a.Source)
-	if err != nil {
-		return err
-	}
-	signed, err := source("checkpoint")
-	if err != nil {
-		return err
-	}
-	c, err := keys.Open(signed)
+	source, signed, c, err := openLog(ctx, keys, a.Source)
 	if err != nil {
 		return err
 	}
@@ -59,6 +51,18 @@ func (a *auditVerifyCmd) Run(ctx context.Context) error {
 	}
 	fmt.Printf("the log %s is whole: %d entries, root %s\n", c.Origin, c.Size, c.Root)
 	return nil
+}
+
+// openLog opens a log by its address or folder, and its newest checkpoint: as it was signed, and what it says.
+func openLog(ctx context.Context, keys *audit.Keys, from string) (source tiles, signed []byte, c audit.Checkpoint, err error) {
+	if source, err = openTiles(ctx, from); err != nil {
+		return nil, nil, c, err
+	}
+	if signed, err = source("checkpoint"); err != nil {
+		return nil, nil, c, err
+	}
+	c, err = keys.Open(signed)
+	return source, signed, c, err
 }
 
 // continues says whether the log goes on from a checkpoint that was seen before; none yet is fine.
@@ -126,15 +130,7 @@ func (a *auditMirrorCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	source, err := openTiles(ctx, a.Source)
-	if err != nil {
-		return err
-	}
-	signed, err := source("checkpoint")
-	if err != nil {
-		return err
-	}
-	c, err := keys.Open(signed)
+	source, signed, c, err := openLog(ctx, keys, a.Source)
 	if err != nil {
 		return err
 	}
