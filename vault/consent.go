@@ -108,7 +108,7 @@ func (v *Vault) say(ctx context.Context, who Caller, action policy.Action, refer
 				return fail(NotFound, "")
 			}
 		}
-		if err := t.entry.require(action, policy.NoView); err != nil {
+		if err := t.entry.require(action); err != nil {
 			return err
 		}
 		if err := checkSubject(reference, ""); err != nil {
@@ -225,7 +225,7 @@ func (v *Vault) unsay(ctx context.Context, who Caller, action policy.Action, ref
 			return err
 		}
 		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, s), Purpose: purpose}}
-		if err := t.entry.require(action, policy.NoView); err != nil {
+		if err := t.entry.require(action); err != nil {
 			return err
 		}
 		if informed != nil && (informed.After(t.now) || informed.Before(before.Since)) {
@@ -266,7 +266,7 @@ func (v *Vault) GetRestriction(ctx context.Context, who Caller, reference string
 			return err
 		}
 		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, id)}}
-		return t.entry.require(policy.ReadConsents, policy.NoView)
+		return t.entry.require(policy.ReadConsents)
 	})
 	return said, err
 }
@@ -284,7 +284,7 @@ func (v *Vault) Consents(ctx context.Context, who Caller, reference, cursor stri
 			return err
 		}
 		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, s.id)}}
-		if err := t.entry.require(policy.ReadConsents, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadConsents); err != nil {
 			return err
 		}
 		list := "consents/" + formatID(subjectPrefix, s.id)

@@ -214,7 +214,7 @@ func (v *Vault) IssueKey(ctx context.Context, who Caller, principalID string, te
 		if err != nil {
 			return err
 		}
-		if err := t.entry.require(policy.ManagePrincipals, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ManagePrincipals); err != nil {
 			return err
 		}
 		until := t.now.Add(defaultKeyLife)
@@ -275,7 +275,7 @@ func (v *Vault) RevokeKey(ctx context.Context, who Caller, principalID, keyID st
 		if err != nil {
 			return err
 		}
-		if err := t.entry.require(policy.ManagePrincipals, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ManagePrincipals); err != nil {
 			return err
 		}
 		t.entry.Resources = []resource{{Principal: principalID, Credential: keyID}}

@@ -22,14 +22,12 @@ type asked struct {
 // everyCollection is the resource of a question about all collections, as when they are listed.
 const everyCollection = "*"
 
-// require asks about the tenant's vault as a whole.
-//
-//nolint:unparam // what is asked of the vault as a whole shows no value so far
-func (e *entry) require(action policy.Action, view policy.View) error {
+// require asks about the tenant's vault as a whole, where no value is shown.
+func (e *entry) require(action policy.Action) error {
 	if policy.OnField(action) || policy.OnCollection(action) {
-		return fmt.Errorf("%s is decided on a collection: ask with requireCollection, requireValues or requireField", action)
+		return fmt.Errorf("%s is decided on a collection: ask with requireCollection, requireSome or requireField", action)
 	}
-	return e.note(action, view, e.law.policies.Decide(e.question(action, view)))
+	return e.note(action, policy.NoView, e.law.policies.Decide(e.question(action, policy.NoView)))
 }
 
 // requireCollection asks about a collection's definition.

@@ -84,7 +84,7 @@ func (v *Vault) Disclosures(ctx context.Context, who Caller, subject, cursor str
 		if err != nil {
 			return err
 		}
-		if err := t.entry.require(policy.ReadAudit, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadAudit); err != nil {
 			return err
 		}
 		list := "disclosures\x00" + string(id[:])

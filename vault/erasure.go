@@ -71,7 +71,7 @@ func (v *Vault) EraseSubject(ctx context.Context, who Caller, reference, reason 
 		if err != nil {
 			return err
 		}
-		if err := t.entry.require(policy.Erase, policy.NoView); err != nil {
+		if err := t.entry.require(policy.Erase); err != nil {
 			return err
 		}
 		if !slices.Contains(ErasureReasons, reason) {
@@ -345,28 +345,14 @@ func (v *Vault) deferredStep(ctx context.Context, b *batch) (done int, more bool
 
 // eraseDeferred makes jobs for erasures that wait for a hold: it may have ended by itself.
 func (v *Vault) eraseDeferred(ctx context.Context) error {
-	tenants, err := v.Tenants(ctx)
-	if err != nil {
-		return err
-	}
-	for _, tenant := range tenants {
-		var waiting bool
-		err := v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
-			return tx.QueryRow(ctx, `
-				select exists (select from privault.erasures where tenant_id = $1 and state = 'deferred')`, tenant).Scan(&waiting)
-		})
-		if err == nil && waiting {
-			err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
-				t.operator()
-				_, err := t.enqueue(ctx, deferredJob, struct{}{})
-				return err
-			})
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return v.enqueueFor(ctx, deferredJob, waitsForHold)
+}
+
+// waitsForHold says whether some erasure of a tenant is deferred.
+func waitsForHold(ctx context.Context, tx pgx.Tx, tenant ID) (waits bool, err error) {
+	err = tx.QueryRow(ctx, `
+		select exists (select from privault.erasures where tenant_id = $1 and state = 'deferred')`, tenant).Scan(&waits)
+	return waits, err
 }
 
 // GetErasure gives an erasure, with its certificate once it is done.
@@ -389,7 +375,7 @@ func (v *Vault) GetErasure(ctx context.Context, who Caller, certificate string) 
 			return err
 		}
 		t.entry.Resources = []resource{{Erasure: certificate}}
-		return t.entry.require(policy.ReadCertificate, policy.NoView)
+		return t.entry.require(policy.ReadCertificate)
 	})
 	return e, err
 }

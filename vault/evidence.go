@@ -42,7 +42,7 @@ func (v *Vault) Entries(ctx context.Context, who Caller, q EntryQuery, cursor st
 		return nil, "", v.refuseUnopened(ctx, who, policy.ReadAudit, err)
 	}
 	err = v.within(ctx, who, policy.ReadAudit, func(t *txn) error {
-		if err := t.entry.require(policy.ReadAudit, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadAudit); err != nil {
 			return err
 		}
 		before, err := t.entryCursor(keys, "audit-entries", cursor, q.To)
@@ -252,7 +252,7 @@ func (t *txn) readEntry(ctx context.Context, entry string) (p Proof, err error) 
 	if err != nil {
 		return p, err
 	}
-	return p, t.entry.require(policy.ReadAudit, policy.NoView)
+	return p, t.entry.require(policy.ReadAudit)
 }
 
 // signedHead is the newest checkpoint, verified.
@@ -280,7 +280,7 @@ type Consistency struct {
 // ProveConsistency proves that the tree of from leaves is the beginning of that of to; 0 is the newest signed one.
 func (v *Vault) ProveConsistency(ctx context.Context, who Caller, from, to int64) (p Consistency, err error) {
 	err = v.within(ctx, who, policy.ReadAudit, func(t *txn) error {
-		if err := t.entry.require(policy.ReadAudit, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadAudit); err != nil {
 			return err
 		}
 		return v.store.data.within(ctx, deploymentTenant, func(tx pgx.Tx) error {

@@ -44,7 +44,7 @@ func (v *Vault) Explain(ctx context.Context, who Caller, x Explain) (out Explain
 		if err != nil {
 			return err
 		}
-		if err := t.entry.require(policy.ReadPolicies, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadPolicies); err != nil {
 			return err
 		}
 		q, err := t.explainedQuestion(x, c, f)

@@ -108,7 +108,7 @@ func (v *Vault) AddJobKind(name string, total int64, step func(ctx context.Conte
 // Enqueue makes a job in an operation that fails behind it if spoil does.
 func (v *Vault) Enqueue(ctx context.Context, who Caller, kind, params string, spoil error) (id string, err error) {
 	err = v.within(ctx, who, policy.ReadJobs, func(t *txn) error {
-		if err := t.entry.require(policy.ReadJobs, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadJobs); err != nil {
 			return err
 		}
 		if id, err = t.enqueue(ctx, kind, params); err != nil {

@@ -41,7 +41,7 @@ func (v *Vault) PlaceHold(ctx context.Context, who Caller, h Hold) (Hold, error)
 		return Hold{}, v.refuseUnopened(ctx, who, policy.PlaceHold, err)
 	}
 	err = v.within(ctx, who, policy.PlaceHold, func(t *txn) error {
-		if err := t.entry.require(policy.PlaceHold, policy.NoView); err != nil {
+		if err := t.entry.require(policy.PlaceHold); err != nil {
 			return err
 		}
 		if err := h.check(t.now); err != nil {
@@ -152,7 +152,7 @@ func (v *Vault) ListHolds(ctx context.Context, who Caller, cursor string, limit 
 		return nil, "", v.refuseUnopened(ctx, who, policy.ReadHold, err)
 	}
 	err = v.within(ctx, who, policy.ReadHold, func(t *txn) error {
-		if err := t.entry.require(policy.ReadHold, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadHold); err != nil {
 			return err
 		}
 		before, err := keys.openCursor("holds", cursor)
@@ -217,7 +217,7 @@ func (v *Vault) ReleaseHold(ctx context.Context, who Caller, hold string) error 
 			return fail(NotFound, "")
 		}
 		t.entry.Resources = []resource{{Hold: hold}}
-		if err := t.entry.require(policy.ReleaseHold, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReleaseHold); err != nil {
 			return err
 		}
 		_, err = t.enqueue(ctx, deferredJob, struct{}{})

@@ -173,16 +173,3 @@ func (v *Vault) SweepIdempotencyKeys(ctx context.Context, tenant ID, batch int) 
 func (v *Vault) sweepIdempotencyKeys(ctx context.Context) error {
 	return errors.Join(v.eachTenant(ctx, 1000, v.SweepIdempotencyKeys), v.eachTenant(ctx, 1000, v.SweepRevocations))
 }
-
-// Tenants are the ids of all tenants, for sweeps.
-func (v *Vault) Tenants(ctx context.Context) (ids []ID, err error) {
-	err = v.store.data.within(ctx, deploymentTenant, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `select tenant_id from privault.tenants order by tenant_id`)
-		if err != nil {
-			return err
-		}
-		ids, err = pgx.CollectRows(rows, pgx.RowTo[ID])
-		return err
-	})
-	return ids, err
-}

@@ -59,7 +59,7 @@ func (v *Vault) Keys(ctx context.Context, who Caller) (all []KeyInfo, err error)
 		return nil, v.refuseUnopened(ctx, who, policy.ReadKeys, err)
 	}
 	err = v.within(ctx, who, policy.ReadKeys, func(t *txn) error {
-		if err := t.entry.require(policy.ReadKeys, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadKeys); err != nil {
 			return err
 		}
 		if all, err = v.inventory(ctx, t.keys, keys); err != nil {

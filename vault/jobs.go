@@ -259,7 +259,7 @@ func (v *Vault) Job(ctx context.Context, who Caller, job string) (found Job, err
 		}
 		found.ID = job
 		t.entry.Resources = []resource{{Job: job}}
-		return t.entry.require(policy.ReadJobs, policy.NoView)
+		return t.entry.require(policy.ReadJobs)
 	})
 	return found, err
 }
@@ -459,6 +459,34 @@ func (v *Vault) eachTenant(ctx context.Context, batch int, do func(ctx context.C
 			if n, err = do(ctx, tenant, batch); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// enqueueFor makes a job of a kind without parameters for every tenant that needs one; nil: for every tenant.
+func (v *Vault) enqueueFor(ctx context.Context, kind string, needs func(ctx context.Context, tx pgx.Tx, tenant ID) (bool, error)) error {
+	tenants, err := v.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tenant := range tenants {
+		needed := true
+		if needs != nil {
+			err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) (err error) {
+				needed, err = needs(ctx, tx, tenant)
+				return err
+			})
+		}
+		if err == nil && needed {
+			err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
+				t.operator()
+				_, err := t.enqueue(ctx, kind, struct{}{})
+				return err
+			})
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

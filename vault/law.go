@@ -138,7 +138,7 @@ func (v *Vault) changeLaw(ctx context.Context, who Caller, action policy.Action,
 				return err
 			}
 		}
-		if err := t.entry.require(action, policy.NoView); err != nil {
+		if err := t.entry.require(action); err != nil {
 			return err
 		}
 		if version, err = t.amend(ctx); err != nil {

@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/privault/privault/vault/policy"
 )
 
 // With a keystore of its own, a crash between its commit and that of the data leaves a DEK that no record is sealed under. It opens
@@ -23,21 +21,7 @@ func (v *Vault) sweepOrphans(ctx context.Context) error {
 	if !v.store.apart {
 		return nil
 	}
-	tenants, err := v.Tenants(ctx)
-	if err != nil {
-		return err
-	}
-	for _, tenant := range tenants {
-		err := v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
-			t.operator()
-			_, err := t.enqueue(ctx, orphanJob, struct{}{})
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return v.enqueueFor(ctx, orphanJob, nil)
 }
 
 const orphanJob = "sweep-orphan-keys"
@@ -48,20 +32,9 @@ func (v *Vault) orphanStep(ctx context.Context, b *batch) (done int, more bool, 
 	if err := b.resume(&at); err != nil {
 		return 0, false, err
 	}
-	//nolint:rowserrcheck // ForEachRow does
-	rows, err := b.keys.Query(ctx, `
-		select record_id, version, created_at from keystore.data_keys
-		where tenant_id = $1 and (record_id, version) > ($2, $3) order by record_id, version limit $4`,
-		b.who.Tenant, at.Record, at.Version, orphanBatch)
-	if err != nil {
-		return 0, false, err
-	}
 	var records []ID
 	var versions []int32
-	var created time.Time
-	seen := 0
-	_, err = pgx.ForEachRow(rows, []any{&at.Record, &at.Version, &created}, func() error {
-		seen++
+	seen, err := b.eachDEK(ctx, &at, orphanBatch, func(_ []byte, created time.Time) error {
 		if created.Before(b.now.Add(-orphanAge)) {
 			records, versions = append(records, at.Record), append(versions, at.Version)
 		}

@@ -120,7 +120,7 @@ func (v *Vault) tenantNamed(ctx context.Context, name string) (ID, error) {
 // calls that begin CredentialTTL later. It is kept until expires, which must not lie before the credential's own end.
 func (v *Vault) RevokeToken(ctx context.Context, who Caller, authority, credential string, expires *time.Time) error {
 	return v.within(ctx, who, policy.ManagePrincipals, func(t *txn) error {
-		if err := t.entry.require(policy.ManagePrincipals, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ManagePrincipals); err != nil {
 			return err
 		}
 		switch {

@@ -170,7 +170,7 @@ func (v *Vault) GetPolicy(ctx context.Context, who Caller, name string) (p *Poli
 			return err
 		}
 		t.entry.Resources = []resource{{Policy: p.Name, Version: p.Version}}
-		return t.entry.require(policy.ReadPolicies, policy.NoView)
+		return t.entry.require(policy.ReadPolicies)
 	})
 	return p, err
 }
@@ -206,7 +206,7 @@ func (v *Vault) listPolicies(ctx context.Context, who Caller, list, cursor strin
 				return fail(NotFound, "")
 			}
 		}
-		if err := t.entry.require(policy.ReadPolicies, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadPolicies); err != nil {
 			return err
 		}
 		after, err := keys.openCursor(list, cursor)

@@ -48,7 +48,7 @@ func (v *Vault) ListPrincipals(ctx context.Context, who Caller, cursor string, l
 		return nil, "", v.refuseUnopened(ctx, who, policy.ManagePrincipals, err)
 	}
 	err = v.within(ctx, who, policy.ManagePrincipals, func(t *txn) error {
-		if err := t.entry.require(policy.ManagePrincipals, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ManagePrincipals); err != nil {
 			return err
 		}
 		after, err := keys.openCursor("principals", cursor)
@@ -86,7 +86,7 @@ func (v *Vault) DisablePrincipal(ctx context.Context, who Caller, principalID st
 		if err != nil {
 			return err
 		}
-		if err := t.entry.require(policy.ManagePrincipals, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ManagePrincipals); err != nil {
 			return err
 		}
 		t.entry.Resources = []resource{{Principal: principalID}}
@@ -160,7 +160,7 @@ func (v *Vault) ListKeys(ctx context.Context, who Caller, principalID string) (a
 		if err != nil {
 			return err
 		}
-		if err := t.entry.require(policy.ManagePrincipals, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ManagePrincipals); err != nil {
 			return err
 		}
 		t.entry.Resources = []resource{{Principal: principalID}}

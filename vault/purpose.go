@@ -159,7 +159,7 @@ func (v *Vault) GetPurpose(ctx context.Context, who Caller, name string) (p *Pur
 			return fail(NotFound, "")
 		}
 		t.entry.Resources = []resource{{Purpose: name}}
-		return t.entry.require(policy.ReadPurposes, policy.NoView)
+		return t.entry.require(policy.ReadPurposes)
 	})
 	return p, err
 }
@@ -171,7 +171,7 @@ func (v *Vault) ListPurposes(ctx context.Context, who Caller, cursor string, lim
 		return nil, "", v.refuseUnopened(ctx, who, policy.ReadPurposes, err)
 	}
 	err = v.within(ctx, who, policy.ReadPurposes, func(t *txn) error {
-		if err := t.entry.require(policy.ReadPurposes, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadPurposes); err != nil {
 			return err
 		}
 		after, err := keys.openCursor("purposes", cursor)

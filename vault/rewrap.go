@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -27,6 +28,25 @@ func (v *Vault) rewrapCount(ctx context.Context, b *batch) (n int64, err error) 
 	return n, err
 }
 
+// eachDEK gives the next DEKs behind at, up to limit of them, and moves at on to each. wrapped is good until the next one.
+func (b *batch) eachDEK(ctx context.Context, at *dekAt, limit int, do func(wrapped []byte, created time.Time) error) (seen int, err error) {
+	//nolint:rowserrcheck // ForEachRow does
+	rows, err := b.keys.Query(ctx, `
+		select record_id, version, wrapped, created_at from keystore.data_keys
+		where tenant_id = $1 and (record_id, version) > ($2, $3) order by record_id, version limit $4`,
+		b.who.Tenant, at.Record, at.Version, limit)
+	if err != nil {
+		return 0, err
+	}
+	var wrapped []byte
+	var created time.Time
+	_, err = pgx.ForEachRow(rows, []any{&at.Record, &at.Version, &wrapped, &created}, func() error {
+		seen++
+		return do(wrapped, created)
+	})
+	return seen, err
+}
+
 // rewrapStep wraps a batch of DEKs anew under the primary key. It sees no value, and touches no record. A DEK that has changed or gone
 // meanwhile is left alone; one that another replica, which knows the old key only, adds behind the job's back is counted
 // by the inventory, and taken along by the next run.
@@ -35,21 +55,11 @@ func (v *Vault) rewrapStep(ctx context.Context, b *batch) (done int, more bool, 
 	if err := b.resume(&at); err != nil {
 		return 0, false, err
 	}
-	//nolint:rowserrcheck // ForEachRow does
-	rows, err := b.keys.Query(ctx, `
-		select record_id, version, wrapped from keystore.data_keys
-		where tenant_id = $1 and (record_id, version) > ($2, $3) order by record_id, version limit $4`,
-		b.who.Tenant, at.Record, at.Version, rewrapBatch)
-	if err != nil {
-		return 0, false, err
-	}
 	var records []ID
 	var versions []int32
 	var olds, news [][]byte
 	primary := b.ring.wrapPrimary
-	var wrapped []byte
-	_, err = pgx.ForEachRow(rows, []any{&at.Record, &at.Version, &wrapped}, func() error {
-		done++
+	done, err = b.eachDEK(ctx, &at, rewrapBatch, func(wrapped []byte, _ time.Time) error {
 		if id, named := prefixOf(wrapped); named && id == primary {
 			return nil
 		}

@@ -60,7 +60,7 @@ func (v *Vault) RotateKey(ctx context.Context, who Caller, name string) (done Ro
 		if !slices.ContainsFunc(purposes, func(p struct{ name, purpose, algorithm string }) bool { return p.name == name }) {
 			return fail(NotFound, "")
 		}
-		if err := t.entry.require(policy.ManageKeys, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ManageKeys); err != nil {
 			return err
 		}
 		t.entry.Resources = append(t.entry.Resources, resource{Key: name})

@@ -49,13 +49,8 @@ func (t *txn) ensureSubject(ctx context.Context, keys *tenantKeys, reference str
 	if _, err = t.data.Exec(ctx, insertSubjects, t.who.Tenant, [][]byte{sum}, []ID{id}, t.now); err != nil {
 		return id, err
 	}
-	return t.findSubject(ctx, sum)
-}
-
-// findSubject gives the id of the subject with that digest, or pgx.ErrNoRows.
-func (t *txn) findSubject(ctx context.Context, digest []byte) (id ID, err error) {
 	err = t.data.QueryRow(ctx, `
-		select subject_id from privault.subjects where tenant_id = $1 and digest = $2`, t.who.Tenant, digest).Scan(&id)
+		select subject_id from privault.subjects where tenant_id = $1 and digest = $2`, t.who.Tenant, sum).Scan(&id)
 	return id, err
 }
 
@@ -94,7 +89,7 @@ func (v *Vault) GetSubject(ctx context.Context, who Caller, reference, cursor st
 			return err
 		}
 		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, s.id)}}
-		if err := t.entry.require(policy.ReadSubject, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadSubject); err != nil {
 			return err
 		}
 		list := "subject/" + formatID(subjectPrefix, s.id)

@@ -54,6 +54,19 @@ func (v *Vault) ensureDeploymentKeys(ctx context.Context) error {
 	return err
 }
 
+// Tenants are the ids of all tenants, for sweeps.
+func (v *Vault) Tenants(ctx context.Context) (ids []ID, err error) {
+	err = v.store.data.within(ctx, deploymentTenant, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `select tenant_id from privault.tenants order by tenant_id`)
+		if err != nil {
+			return err
+		}
+		ids, err = pgx.CollectRows(rows, pgx.RowTo[ID])
+		return err
+	})
+	return ids, err
+}
+
 // CreateTenant makes a tenant with its keys and a first principal of the given roles, and gives that principal's first
 // API key. It is for the operator on the machine itself; no route leads here.
 func (v *Vault) CreateTenant(ctx context.Context, name string, roles []string) (Issued, error) {
@@ -105,7 +118,7 @@ func (v *Vault) CreateTenant(ctx context.Context, name string, roles []string) (
 func (v *Vault) CreatePrincipal(ctx context.Context, who Caller, name string, roles []string) (string, error) {
 	var text string
 	err := v.within(ctx, who, policy.ManagePrincipals, func(t *txn) error {
-		if err := t.entry.require(policy.ManagePrincipals, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ManagePrincipals); err != nil {
 			return err
 		}
 		if !nameOfPrincipal.MatchString(name) {

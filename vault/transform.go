@@ -86,7 +86,7 @@ func (v *Vault) PutTransform(ctx context.Context, who Caller, name string, d Tra
 		return nil, false, v.refuseUnopened(ctx, who, policy.DefineTransform, err)
 	}
 	err = v.within(ctx, who, policy.DefineTransform, func(t *txn) error {
-		if err := t.entry.require(policy.DefineTransform, policy.NoView); err != nil {
+		if err := t.entry.require(policy.DefineTransform); err != nil {
 			return err
 		}
 		if !nameOfCollection.MatchString(name) {
@@ -165,7 +165,7 @@ func (v *Vault) GetTransform(ctx context.Context, who Caller, name string) (foun
 		}
 		t.entry.Resources = []resource{{Transform: name}}
 		found.KeyVersion = keys.fpe.current()
-		return t.entry.require(policy.ReadTransform, policy.NoView)
+		return t.entry.require(policy.ReadTransform)
 	})
 	return found, err
 }
@@ -185,7 +185,7 @@ func (v *Vault) ListTransforms(ctx context.Context, who Caller, cursor string, l
 		return nil, "", v.refuseUnopened(ctx, who, policy.ReadTransform, err)
 	}
 	err = v.within(ctx, who, policy.ReadTransform, func(t *txn) error {
-		if err := t.entry.require(policy.ReadTransform, policy.NoView); err != nil {
+		if err := t.entry.require(policy.ReadTransform); err != nil {
 			return err
 		}
 		after, err := keys.openCursor("transforms", cursor)
@@ -219,7 +219,7 @@ func (v *Vault) DeleteTransform(ctx context.Context, who Caller, name string) er
 		if _, err := readTransform(ctx, t.data, who.Tenant, name); err != nil {
 			return orNotFound(err)
 		}
-		if err := t.entry.require(policy.DefineTransform, policy.NoView); err != nil {
+		if err := t.entry.require(policy.DefineTransform); err != nil {
 			return err
 		}
 		t.entry.Resources = []resource{{Transform: name}}
