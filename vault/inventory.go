@@ -54,7 +54,7 @@ type sealedKeyset struct {
 // Keys is the inventory of the caller's tenant.
 func (v *Vault) Keys(ctx context.Context, who Caller) (all []KeyInfo, err error) {
 	// Before the transaction: a slow KMS must not hold a connection.
-	keys, err := v.keyring.of(ctx, who.Tenant)
+	keys, err := v.keyring.current(ctx, who.Tenant)
 	if err != nil {
 		return nil, v.refuseUnopened(ctx, who, policy.ReadKeys, err)
 	}

@@ -217,24 +217,30 @@ func (r *keyring) fetch(ctx context.Context, tenant ID) (*tenantKeys, error) {
 	return keys, nil
 }
 
-// read gives a tenant's wrapped root key and its sealed keysets, by name.
+// read gives a tenant's wrapped root key and its sealed keysets, by name: in one statement, so that they belong together
+// while another replica puts a new root key under them.
 func (r *keyring) read(ctx context.Context, tenant ID) (wrapped []byte, sealed map[string][]byte, err error) {
 	sealed = map[string][]byte{}
 	err = r.store.keys.within(ctx, tenant, func(tx pgx.Tx) error {
-		err := tx.QueryRow(ctx, `select wrapped from keystore.tenant_roots where tenant_id = $1`, tenant).Scan(&wrapped)
-		if err != nil {
-			return fmt.Errorf("root key of a tenant: %w", err)
-		}
-		rows, err := tx.Query(ctx, `select name, sealed from keystore.tenant_keys where tenant_id = $1`, tenant) //nolint:rowserrcheck // ForEachRow does
+		//nolint:rowserrcheck // ForEachRow does
+		rows, err := tx.Query(ctx, `
+			select r.wrapped, coalesce(k.name, ''), k.sealed from keystore.tenant_roots r left join keystore.tenant_keys k using (tenant_id)
+			where r.tenant_id = $1`, tenant)
 		if err != nil {
 			return err
 		}
+		var root, box []byte
 		var name string
-		var box []byte
-		_, err = pgx.ForEachRow(rows, []any{&name, &box}, func() error {
-			sealed[name] = bytes.Clone(box)
+		_, err = pgx.ForEachRow(rows, []any{&root, &name, &box}, func() error {
+			wrapped = bytes.Clone(root)
+			if name != "" {
+				sealed[name] = bytes.Clone(box)
+			}
 			return nil
 		})
+		if err == nil && wrapped == nil {
+			err = fmt.Errorf("root key of a tenant: %w", pgx.ErrNoRows)
+		}
 		return err
 	})
 	return wrapped, sealed, err

@@ -48,7 +48,7 @@ type Rotation struct {
 // Of two rotations of the same keyset at once, one is told Conflict.
 func (v *Vault) RotateKey(ctx context.Context, who Caller, name string) (done Rotation, err error) {
 	// Before the transaction: a slow KMS must not hold a connection.
-	keys, err := v.keyring.of(ctx, who.Tenant)
+	keys, err := v.keyring.current(ctx, who.Tenant)
 	var fresh *freshRoot
 	if err == nil && name == rootName {
 		fresh, err = v.keyring.newRoot(ctx, who.Tenant)
