@@ -12,6 +12,7 @@ type key struct {
 	Name         string       `json:"name"`
 	Purpose      string       `json:"purpose"`
 	Algorithm    string       `json:"algorithm"`
+	KMS          string       `json:"kms,omitempty"`
 	Version      int          `json:"version"`
 	State        string       `json:"state"`
 	Created      string       `json:"created_at"`
@@ -34,7 +35,7 @@ func (s *Server) listKeys(c echo.Context) error {
 	}
 	items := make([]key, len(all))
 	for i, k := range all {
-		items[i] = key{Name: k.Name, Purpose: k.Purpose, Algorithm: k.Algorithm, Version: k.Version, State: "primary",
+		items[i] = key{Name: k.Name, Purpose: k.Purpose, Algorithm: k.Algorithm, KMS: k.KMS, Version: k.Version, State: "primary",
 			Created: formatTime(k.Created), Uses: k.Uses, NextRotation: formatTimeOrNull(k.NextRotation)}
 		for _, v := range k.Versions {
 			items[i].Versions = append(items[i].Versions, keyVersion{v.Version, v.State, formatTime(v.Created), v.Uses})

@@ -102,7 +102,7 @@ func federated(t *testing.T, issuer, tenant string, change func(*identity.Issuer
 // owner is a developer of a tenant of this name.
 func (s *service) owner(t *testing.T, tenant string) client {
 	t.Helper()
-	issued, err := s.CreateTenant(t.Context(), tenant, []string{"developer"})
+	issued, err := s.CreateTenant(t.Context(), tenant, []string{"developer"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -396,7 +396,7 @@ func TestCallersWithClientCertificates(t *testing.T) {
 	pool.AddCert(root.cert)
 	over := &tls.Config{Certificates: []tls.Certificate{root.issue(t, named("server"))}, ClientCAs: pool, ClientAuth: tls.VerifyClientCertIfGiven}
 	s := federated(t, issuer, "acme", nil, over, identity.CertificateConfig{SPIFFE: "spiffe://example.org/sa/*", Tenant: "acme", Roles: []string{"backend-writer"}})
-	issued, err := s.CreateTenant(t.Context(), "acme", []string{"developer"})
+	issued, err := s.CreateTenant(t.Context(), "acme", []string{"developer"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,7 +105,7 @@ func openTransit(_ context.Context, uri string, o Options) (Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	host := strings.TrimSuffix(strings.ToLower(u.Host), ":"+transitPort)
+	host := transitHost(u)
 	server.base = "https://" + host
 	if insecure {
 		server.base = "http://" + host
@@ -113,7 +113,14 @@ func openTransit(_ context.Context, uri string, o Options) (Key, error) {
 	if u.Port() == "" || u.Port() == transitPort {
 		server.base += ":" + transitPort
 	}
-	return &transitKey{uri: "hcvault://" + host + u.Path, mount: path[1], name: path[2], server: server}, nil
+	return &transitKey{uri: transitURI(u), mount: path[1], name: path[2], server: server}, nil
+}
+
+func transitURI(u *url.URL) string { return "hcvault://" + transitHost(u) + u.Path }
+
+// transitHost leaves out the port that is the usual one.
+func transitHost(u *url.URL) string {
+	return strings.TrimSuffix(strings.ToLower(u.Host), ":"+transitPort)
 }
 
 func loopback(host string) bool {

@@ -211,7 +211,7 @@ func TestPrincipalsThatAreRefused(t *testing.T) {
 		_, err := v.CreatePrincipal(t.Context(), who, p.name, p.roles)
 		wantKind(t, what, err, vault.Invalid)
 	}
-	_, err := v.CreateTenant(t.Context(), "No Name", []string{"admin"})
+	_, err := v.CreateTenant(t.Context(), "No Name", []string{"admin"}, "")
 	wantKind(t, "a tenant's name", err, vault.Invalid)
 	if got := v.Count(`select count(*) from privault.principals`); got != 1 {
 		t.Errorf("%d principals, want the tenant's first alone", got)

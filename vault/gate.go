@@ -37,9 +37,13 @@ type Caller struct {
 
 // Config is what a Vault needs. Databases and KMS are required; the rest has defaults.
 type Config struct {
-	DataURL     string // Postgres URL of the data database, as a member of privault_app
-	KeystoreURL string // of the keystore's, as a member of privault_keystore; empty: the same as DataURL
-	KMS         kms.Key
+	DataURL     string  // Postgres URL of the data database, as a member of privault_app
+	KeystoreURL string  // of the keystore's, as a member of privault_keystore; empty: the same as DataURL
+	KMS         kms.Key // the deployment's: it wraps the root keys of all tenants that brought none along
+
+	// OpenKMS opens another KMS key by its canonical URI (kms.Canonical), if the settings name it, and gives nil if they don't.
+	// It must not trust the URI, which comes out of a database. Nil: there is no other.
+	OpenKMS func(ctx context.Context, uri string) (kms.Key, error)
 
 	// KeystoreBackups is how long the keystore's backups are kept: so long after an erasure a backup could still open what was
 	// erased, and the certificate says so. 0: 35 days, the longest that managed Postgres services keep by default.
@@ -120,7 +124,8 @@ func (v *Vault) start(ctx context.Context, c Config) error {
 		return fmt.Errorf("read the deployment's id (has `privault migrate up` run?): %w", err)
 	}
 	v.keyring = &keyring{
-		store: &v.store, kms: c.KMS, deployment: v.deployment, now: v.now, metrics: v.metrics, held: map[ID]holding{},
+		store: &v.store, keks: keks{standard: &kek{Key: c.KMS}, open: c.OpenKMS}, deployment: v.deployment, now: v.now, metrics: v.metrics,
+		held: map[ID]holding{}, shut: map[ID]shut{},
 		ttl: orDefault(c.KeyCacheTTL, 300*time.Second), timeout: orDefault(c.KMSTimeout, 5*time.Second),
 	}
 	v.keystoreBackups = orDefault(c.KeystoreBackups, 35*24*time.Hour)

@@ -10,13 +10,15 @@ import (
 
 	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
 
+	"github.com/privault/privault/kms"
 	"github.com/privault/privault/vault/policy"
 )
 
 // KeyInfo is a line of the inventory of a tenant's keys.
 type KeyInfo struct {
 	Name, Purpose, Algorithm string
-	Version                  int // of the primary
+	KMS                      string // of the root key: the name of the KMS key that wraps it (kms.Name)
+	Version                  int    // of the primary
 	Created                  time.Time
 	Uses                     *int64     // of the primary: how much is wrapped under it, where that can be counted
 	NextRotation             *time.Time // nil: not by itself
@@ -91,7 +93,7 @@ func (v *Vault) inventory(ctx context.Context, tx pgx.Tx, keys *tenantKeys) ([]K
 		if set, have := sets[p.name]; have {
 			info.Versions = set.versions(made[p.name])
 		} else if p.name == rootName {
-			info.Versions = rootVersions(made)
+			info.Versions, info.KMS = rootVersions(made), kms.Name(keys.kek.URI())
 		}
 		for i := range info.Versions {
 			version := &info.Versions[i]

@@ -58,6 +58,7 @@ type tenantKeys struct {
 	fpe                versioned // keys of format-preserving encryption, one for each field and transform
 	credential         *prf.Set  // digests of API keys; the deployment's only
 
+	kek         *kek   // the KMS key that wraps the root key
 	root        []byte // opens the keysets again when somebody has rotated one
 	wrapPrimary uint32
 }
@@ -110,10 +111,10 @@ func digest(set *prf.Set, purpose, text string) ([]byte, error) {
 //
 // A holding is used for ttl, fetched anew by one caller shortly before it ends, and used for one ttl more while the KMS
 // can't be reached. A KMS that refuses (key disabled, permission withdrawn) ends it at once. After a failed call the
-// KMS is left alone for a pause, so that an outage doesn't cost each request a time-out.
+// KMS key is left alone for a pause (kek.go), so that an outage doesn't cost each request a time-out.
 type keyring struct {
 	store      *store
-	kms        kms.Key
+	keks       keks
 	deployment ID
 	ttl        time.Duration
 	timeout    time.Duration // of one KMS call
@@ -123,7 +124,7 @@ type keyring struct {
 	flights singleflight.Group
 	mu      sync.Mutex
 	held    map[ID]holding
-	rest    time.Time // the KMS is not called before
+	shut    map[ID]shut // tenants whose root key couldn't be opened
 }
 
 type holding struct {
@@ -132,17 +133,16 @@ type holding struct {
 	reread  time.Time // when it was last read again for the sake of an unknown key
 }
 
-// kmsPause is how long the KMS is left alone after it failed.
-const kmsPause = 2 * time.Second
-
 // of gives a tenant's keys.
 func (r *keyring) of(ctx context.Context, tenant ID) (*tenantKeys, error) {
 	now := r.now()
 	r.mu.Lock()
 	h, have := r.held[tenant]
-	resting := now.Before(r.rest)
+	shut := r.shut[tenant]
 	r.mu.Unlock()
 	age := now.Sub(h.fetched)
+	isShut := now.Before(shut.until)
+	resting := isShut || have && h.keys.kek.resting(now)
 	switch {
 	case have && age < r.ttl*4/5:
 		r.metrics.keyringHits.Inc()
@@ -169,10 +169,13 @@ func (r *keyring) of(ctx context.Context, tenant ID) (*tenantKeys, error) {
 			return nil, ctx.Err()
 		}
 	}
+	if isShut && shut.why != errKMSAway {
+		return nil, shut.why
+	}
 	if have && age < 2*r.ttl {
 		return h.keys, nil
 	}
-	return nil, &Error{Kind: KMSUnavailable, Detail: "the key management system does not answer", RetryAfter: kmsPause}
+	return nil, errKMSAway
 }
 
 // fly fetches a tenant's keys, once for all who ask meanwhile. The flight is everybody's: it doesn't end because the
@@ -197,7 +200,7 @@ func (r *keyring) fetch(ctx context.Context, tenant ID) (*tenantKeys, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := r.unwrap(ctx, tenant, wrapped)
+	root, kek, err := r.unwrap(ctx, tenant, wrapped)
 	if err != nil {
 		return nil, err
 	}
@@ -207,11 +210,12 @@ func (r *keyring) fetch(ctx context.Context, tenant ID) (*tenantKeys, error) {
 			return nil, err
 		}
 	}
-	keys, err := r.build(tenant, root, sealed)
+	keys, err := r.build(tenant, kek, root, sealed)
 	if err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
+	delete(r.shut, tenant)
 	r.held[tenant] = holding{keys: keys, fetched: r.now()}
 	r.mu.Unlock()
 	return keys, nil
@@ -219,31 +223,31 @@ func (r *keyring) fetch(ctx context.Context, tenant ID) (*tenantKeys, error) {
 
 // read gives a tenant's wrapped root key and its sealed keysets, by name: in one statement, so that they belong together
 // while another replica puts a new root key under them.
-func (r *keyring) read(ctx context.Context, tenant ID) (wrapped []byte, sealed map[string][]byte, err error) {
+func (r *keyring) read(ctx context.Context, tenant ID) (root wrappedRoot, sealed map[string][]byte, err error) {
 	sealed = map[string][]byte{}
 	err = r.store.keys.within(ctx, tenant, func(tx pgx.Tx) error {
 		//nolint:rowserrcheck // ForEachRow does
 		rows, err := tx.Query(ctx, `
-			select r.wrapped, coalesce(k.name, ''), k.sealed from keystore.tenant_roots r left join keystore.tenant_keys k using (tenant_id)
+			select r.kms_uri, r.wrapped, coalesce(k.name, ''), k.sealed from keystore.tenant_roots r left join keystore.tenant_keys k using (tenant_id)
 			where r.tenant_id = $1`, tenant)
 		if err != nil {
 			return err
 		}
-		var root, box []byte
+		var wrapped, box []byte
 		var name string
-		_, err = pgx.ForEachRow(rows, []any{&root, &name, &box}, func() error {
-			wrapped = bytes.Clone(root)
+		_, err = pgx.ForEachRow(rows, []any{&root.uri, &wrapped, &name, &box}, func() error {
+			root.wrapped = bytes.Clone(wrapped)
 			if name != "" {
 				sealed[name] = bytes.Clone(box)
 			}
 			return nil
 		})
-		if err == nil && wrapped == nil {
+		if err == nil && root.wrapped == nil {
 			err = fmt.Errorf("root key of a tenant: %w", pgx.ErrNoRows)
 		}
 		return err
 	})
-	return wrapped, sealed, err
+	return root, sealed, err
 }
 
 func keysetsOf(tenant ID) map[string]func() *tinkpb.KeyTemplate {
@@ -278,24 +282,8 @@ func (r *keyring) complete(ctx context.Context, tenant ID, root []byte, have map
 	return sealed, err
 }
 
-func (r *keyring) unwrap(ctx context.Context, tenant ID, wrapped []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
-	defer cancel()
-	root, err := r.kms.Unwrap(ctx, wrapped, boundTo("privault/1/root", r.deployment, tenant))
-	r.metrics.kmsCall("unwrap", err)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case errors.Is(err, kms.ErrUnavailable):
-		r.rest = r.now().Add(kmsPause)
-	case err != nil:
-		delete(r.held, tenant)
-	}
-	return root, err
-}
-
-func (r *keyring) build(tenant ID, root []byte, sealed map[string][]byte) (*tenantKeys, error) {
-	k := &tenantKeys{deployment: r.deployment, tenant: tenant, root: slices.Clone(root)}
+func (r *keyring) build(tenant ID, kek *kek, root []byte, sealed map[string][]byte) (*tenantKeys, error) {
+	k := &tenantKeys{deployment: r.deployment, tenant: tenant, kek: kek, root: slices.Clone(root)}
 	for name, box := range sealed {
 		handle, err := openKeyset(root, box, keysetPlace(r.deployment, tenant, name))
 		if err != nil {
@@ -340,19 +328,19 @@ func keyIDs(handle *keyset.Handle) map[uint32]bool {
 
 // newKeys is what a new tenant gets: a root key wrapped by the KMS and keysets sealed under it, ready to insert.
 type newKeys struct {
-	wrapped []byte
-	sealed  map[string][]byte
+	root   wrappedRoot
+	sealed map[string][]byte
 }
 
-// create makes a new tenant's keys. It calls the KMS, so no transaction may be open.
-func (r *keyring) create(ctx context.Context, tenant ID) (newKeys, error) {
+// create makes a new tenant's keys under a KMS key, which it calls: so no transaction may be open.
+func (r *keyring) create(ctx context.Context, tenant ID, k *kek) (newKeys, error) {
 	root := make([]byte, seal.KeySize)
 	_, _ = rand.Read(root) // never fails (crypto/rand)
 	defer clear(root)
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
-	defer cancel()
-	wrapped, err := r.kms.Wrap(ctx, root, boundTo("privault/1/root", r.deployment, tenant))
-	r.metrics.kmsCall("wrap", err)
+	wrapped, err := r.wrap(ctx, k, tenant, root)
+	if err == nil && k != r.keks.standard {
+		err = r.prove(ctx, k, tenant, wrapped, root)
+	}
 	if err != nil {
 		return newKeys{}, err
 	}
@@ -376,10 +364,10 @@ func (r *keyring) sealNew(tenant ID, root []byte, templates map[string]func() *t
 }
 
 // insert writes a new tenant's keys.
-func (n newKeys) insert(ctx context.Context, tx pgx.Tx, tenant ID, kmsURI string, now time.Time) error {
+func (n newKeys) insert(ctx context.Context, tx pgx.Tx, tenant ID, now time.Time) error {
 	_, err := tx.Exec(ctx, `
 		insert into keystore.tenant_roots (tenant_id, kms_uri, wrapped, created_at) values ($1, $2, $3, $4)`,
-		tenant, kmsURI, n.wrapped, now)
+		tenant, n.root.uri, n.root.wrapped, now)
 	if err != nil {
 		return err
 	}

@@ -194,7 +194,7 @@ func TestKMSOutage(t *testing.T) {
 	if got := w.Count(`select count(*) from privault.audit_entries where outcome = 'failed' and body::jsonb->>'problem' = 'kms-unavailable'`); got != 5 {
 		t.Errorf("%d entries, want one for each of five operations that failed", got)
 	}
-	_, err = w.CreateTenant(t.Context(), "fresh", []string{"admin"})
+	_, err = w.CreateTenant(t.Context(), "fresh", []string{"admin"}, "")
 	wantKind(t, "a new tenant", err, vault.KMSUnavailable)
 	wantKind(t, "readiness", w.Ready(t.Context()), vault.KMSUnavailable)
 	// What needs no key goes on.
@@ -273,7 +273,7 @@ func TestVaultDoesNotOpenWithoutItsKMS(t *testing.T) {
 	other := w.Config
 	other.KMS = vaulttest.New(t).KMS
 	_, err = vault.Open(t.Context(), other)
-	wantKind(t, "opening with another KMS key", err, vault.IntegrityFailure)
+	wantKind(t, "opening with another KMS key", err, vault.KMSUnavailable) // damaged it is not: the settings name another key
 }
 
 // Replicas that start together on an empty deployment agree on its keys.
@@ -299,7 +299,7 @@ func TestFirstStartOfManyReplicas(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	issued, err := vaults[0].CreateTenant(t.Context(), "first", []string{"developer"})
+	issued, err := vaults[0].CreateTenant(t.Context(), "first", []string{"developer"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,7 +98,7 @@ func (r *keyring) again(ctx context.Context, have *tenantKeys) (*tenantKeys, err
 	if err != nil {
 		return nil, err
 	}
-	keys, err := r.build(have.tenant, have.root, sealed)
+	keys, err := r.build(have.tenant, have.kek, have.root, sealed)
 	if err != nil && AsError(err).Kind == IntegrityFailure {
 		return r.fetch(ctx, have.tenant) // the root key is another
 	}

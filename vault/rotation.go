@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 
+	"github.com/privault/privault/kms"
 	"github.com/privault/privault/vault/policy"
 	"github.com/privault/privault/vault/seal"
 )
@@ -47,11 +49,16 @@ type Rotation struct {
 // RotateKey gives a tenant's keyset a new primary key, or the tenant a new root key. What the old keys made goes on opening.
 // Of two rotations of the same keyset at once, one is told Conflict.
 func (v *Vault) RotateKey(ctx context.Context, who Caller, name string) (done Rotation, err error) {
+	return v.rotate(ctx, who, name, nil)
+}
+
+// rotate is RotateKey; to is the KMS key that is to wrap a new root key, if not the one that wraps the present one.
+func (v *Vault) rotate(ctx context.Context, who Caller, name string, to *kek) (done Rotation, err error) {
 	// Before the transaction: a slow KMS must not hold a connection.
 	keys, err := v.keyring.current(ctx, who.Tenant)
 	var fresh *freshRoot
 	if err == nil && name == rootName {
-		fresh, err = v.keyring.newRoot(ctx, who.Tenant)
+		fresh, err = v.keyring.newRoot(ctx, who.Tenant, cmp.Or(to, keys.kek))
 	}
 	if err != nil {
 		return done, v.refuseUnopened(ctx, who, policy.ManageKeys, err)
@@ -132,7 +139,7 @@ func (v *Vault) rotateRoot(ctx context.Context, t *txn, keys *tenantKeys, fresh 
 	}
 	changed, err := t.keys.Exec(ctx, `
 		update keystore.tenant_roots set wrapped = $2, kms_uri = $4 where tenant_id = $1 and wrapped = $3`,
-		t.who.Tenant, fresh.wrapped, fresh.replaces, fresh.uri)
+		t.who.Tenant, fresh.wrapped, fresh.replaces.wrapped, fresh.uri)
 	if err != nil {
 		return Rotation{}, err
 	}
@@ -148,6 +155,7 @@ func (v *Vault) rotateRoot(ctx context.Context, t *txn, keys *tenantKeys, fresh 
 			return Rotation{}, err
 		}
 	}
+	t.entry.Resources[len(t.entry.Resources)-1].KMS = kms.Name(fresh.uri)
 	return Rotation{Name: rootName, Version: version}, t.insertKeyVersion(ctx, rootName, 0, version)
 }
 
@@ -185,22 +193,22 @@ func (t *txn) insertKeyVersion(ctx context.Context, name string, id uint32, vers
 
 // freshRoot is a new root key, wrapped by the KMS, and what it is to replace.
 type freshRoot struct {
-	key, wrapped, replaces []byte
-	uri                    string
+	wrappedRoot
+	key      []byte
+	replaces wrappedRoot
 }
 
-// newRoot makes a root key for a tenant. It calls the KMS, so no transaction may be open.
-func (r *keyring) newRoot(ctx context.Context, tenant ID) (*freshRoot, error) {
+// newRoot makes a root key for a tenant under a KMS key, which it calls: so no transaction may be open.
+func (r *keyring) newRoot(ctx context.Context, tenant ID, k *kek) (*freshRoot, error) {
 	replaces, _, err := r.read(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}
-	f := &freshRoot{key: make([]byte, seal.KeySize), replaces: replaces, uri: r.kms.URI()}
+	f := &freshRoot{key: make([]byte, seal.KeySize), replaces: replaces}
 	_, _ = rand.Read(f.key) // never fails (crypto/rand)
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
-	defer cancel()
-	f.wrapped, err = r.kms.Wrap(ctx, f.key, boundTo("privault/1/root", r.deployment, tenant))
-	r.metrics.kmsCall("wrap", err)
+	if f.wrappedRoot, err = r.wrap(ctx, k, tenant, f.key); err == nil {
+		err = r.prove(ctx, k, tenant, f.wrappedRoot, f.key)
+	}
 	return f, err
 }
 
@@ -250,7 +258,8 @@ func (r *keyring) forget(tenant ID) {
 // rotatesItself says whether a key is rotated when it is old: one that costs its users nothing.
 func rotatesItself(name string) bool { return name == rootName || name == "wrap" }
 
-// rotateDue rotates the keys of every tenant that are older than they may be.
+// rotateDue rotates the keys of every tenant that are older than they may be. That those of one can't be is no reason to leave the
+// others' alone: his KMS key may be away.
 func (v *Vault) rotateDue(ctx context.Context) error {
 	if v.rotateAfter == 0 {
 		return nil
@@ -259,19 +268,24 @@ func (v *Vault) rotateDue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for _, tenant := range tenants {
-		who := Caller{Tenant: tenant, Roles: []string{operatorRole}}
-		keys, err := v.Keys(ctx, who)
-		if err != nil {
-			return err
+		failed = append(failed, v.rotateDueOf(ctx, Caller{Tenant: tenant, Roles: []string{operatorRole}}))
+	}
+	return errors.Join(failed...)
+}
+
+func (v *Vault) rotateDueOf(ctx context.Context, who Caller) error {
+	keys, err := v.Keys(ctx, who)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if k.NextRotation == nil || k.NextRotation.After(v.now()) {
+			continue
 		}
-		for _, k := range keys {
-			if k.NextRotation == nil || k.NextRotation.After(v.now()) {
-				continue
-			}
-			if _, err := v.RotateKey(ctx, who, k.Name); err != nil && AsError(err).Kind != Conflict {
-				return err
-			}
+		if _, err := v.RotateKey(ctx, who, k.Name); err != nil && AsError(err).Kind != Conflict {
+			return err
 		}
 	}
 	return nil

@@ -40,12 +40,12 @@ func (v *Vault) ensureDeploymentKeys(ctx context.Context) error {
 	if len(tenants) > 0 {
 		return errors.New("the keystore has no keys of this deployment, which has tenants: is the keystore's URL the right one?")
 	}
-	keys, err := v.keyring.create(ctx, deploymentTenant)
+	keys, err := v.keyring.create(ctx, deploymentTenant, v.keyring.keks.standard)
 	if err != nil {
 		return err
 	}
 	err = v.store.keys.within(ctx, deploymentTenant, func(tx pgx.Tx) error {
-		return keys.insert(ctx, tx, deploymentTenant, v.keyring.kms.URI(), v.now())
+		return keys.insert(ctx, tx, deploymentTenant, v.now())
 	})
 	if err != nil && !violates(err, "tenant_roots_pkey") { // another replica was quicker
 		return err
@@ -68,8 +68,9 @@ func (v *Vault) Tenants(ctx context.Context) (ids []ID, err error) {
 }
 
 // CreateTenant makes a tenant with its keys and a first principal of the given roles, and gives that principal's first
-// API key. It is for the operator on the machine itself; no route leads here.
-func (v *Vault) CreateTenant(ctx context.Context, name string, roles []string) (Issued, error) {
+// API key. Its root key is wrapped by the KMS key of kmsURI, which the settings must name; empty: by the deployment's. It is for
+// the operator on the machine itself; no route leads here.
+func (v *Vault) CreateTenant(ctx context.Context, name string, roles []string, kmsURI string) (Issued, error) {
 	if !nameOfPrincipal.MatchString(name) {
 		return Issued{}, fail(Invalid, "a tenant's name is a lower-case letter, then up to 62 of a-z 0-9 _ -")
 	}
@@ -78,7 +79,11 @@ func (v *Vault) CreateTenant(ctx context.Context, name string, roles []string) (
 		return Issued{}, err
 	}
 	// Before the transaction: a slow KMS must not hold a connection.
-	keys, err := v.keyring.create(ctx, tenant)
+	kek, err := v.keyring.chosen(ctx, kmsURI)
+	if err != nil {
+		return Issued{}, AsError(err)
+	}
+	keys, err := v.keyring.create(ctx, tenant, kek)
 	if err != nil {
 		return Issued{}, AsError(err)
 	}
@@ -96,7 +101,7 @@ func (v *Vault) CreateTenant(ctx context.Context, name string, roles []string) (
 		if err != nil {
 			return err
 		}
-		if err := keys.insert(ctx, t.keys, tenant, v.keyring.kms.URI(), t.now); err != nil {
+		if err := keys.insert(ctx, t.keys, tenant, t.now); err != nil {
 			return err
 		}
 		principal, err := t.insertPrincipal(ctx, "admin", roles)

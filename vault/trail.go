@@ -50,6 +50,7 @@ type resource struct {
 	Credential string   `json:"credential,omitempty"`
 	Job        string   `json:"job,omitempty"`
 	Key        string   `json:"key,omitempty"`     // the name of a keyset
+	KMS        string   `json:"kms,omitempty"`     // the name of the KMS key that wraps a root key from now on
 	Subject    string   `json:"subject,omitempty"` // the random id, whose link to the person dies with the person
 	Hold       string   `json:"hold,omitempty"`
 	Erasure    string   `json:"erasure,omitempty"`

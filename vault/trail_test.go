@@ -345,12 +345,12 @@ func operations() []operation {
 			}},
 		{name: "CreateTenant", action: policy.CreateTenant, problem: vault.Conflict, operator: true,
 			do: func(s *scene, _ vault.Caller) error {
-				_, err := s.CreateTenant(ctx, "fresh", []string{"admin"})
+				_, err := s.CreateTenant(ctx, "fresh", []string{"admin"}, "")
 				return err
 			},
 			fail: func(s *scene, _ vault.Caller) error {
 				name := rows(s.T(), s.OwnerURL, `select name from privault.tenants limit 1`)[0]
-				_, err := s.CreateTenant(ctx, name, []string{"admin"})
+				_, err := s.CreateTenant(ctx, name, []string{"admin"}, "")
 				return err
 			}},
 		{name: "SweepIdempotencyKeys", action: policy.Sweep, operator: true, problem: vault.Internal,

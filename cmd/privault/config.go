@@ -50,12 +50,15 @@ func (d Database) keystore() string {
 // Keys says which key-encryption key everything hangs on.
 type Keys struct {
 	KMS            string        `name:"kms" env:"PRIVAULT_KMS" placeholder:"URI" help:"The key-encryption key: aws-kms://, gcp-kms://, azure-kv://, hcvault://, pkcs11: or, for development, local:// (docs/keys.md)."`
+	KMSKeys        string        `name:"kms-keys" env:"PRIVAULT_KMS_KEYS" placeholder:"FILE" help:"JSON file of the KMS keys that tenants brought along, and how each is opened (docs/keys.md). No other key is called. Read again when a tenant's key isn't known yet."`
 	PassphraseFile string        `name:"kms-passphrase-file" env:"PRIVAULT_KMS_PASSPHRASE_FILE" placeholder:"FILE" help:"File with the passphrase of a local key that is sealed to one."`
 	KMSTimeout     time.Duration `name:"kms-timeout" env:"PRIVAULT_KMS_TIMEOUT" default:"5s" help:"Time for one call of the KMS."`
 	KeyCacheTTL    time.Duration `env:"PRIVAULT_KEY_CACHE_TTL" default:"300s" help:"How long unwrapped tenant keysets are used; once more as long while the KMS is away."`
 	RotateAfter    time.Duration `name:"rotate-keys-after" env:"PRIVAULT_ROTATE_KEYS_AFTER" default:"0s" help:"Age at which a server rotates root and wrap keys by itself, e.g. 8760h; 0: never."`
 
 	Providers `embed:""`
+
+	noLocal bool // keys on this machine's disk are refused, those in the file too
 }
 
 // configError is a start that the settings forbid.
@@ -74,6 +77,12 @@ func (c *Config) faults() []string {
 	c.Audit.check(bad)
 	c.Access.check(bad, c.Listen, c.TLSCert != "")
 	c.Limits.check(bad)
+	c.noLocal = !c.AllowLocalKMS
+	if c.KMSKeys != "" {
+		if all, err := readKMSKeys(c.KMSKeys); err == nil {
+			all.check(bad, c.noLocal) // Keys.check says it if it can't be read
+		}
+	}
 	if kms.DevelopmentOnly(c.KMS) && !c.AllowLocalKMS {
 		bad("the KMS is local: its key lies on this machine's disk; use a real KMS, or say --allow-local-kms")
 	}
@@ -100,6 +109,11 @@ func (c *Config) faults() []string {
 func (k Keys) check(bad func(string, ...any)) {
 	if k.KMS == "" {
 		bad("--kms (PRIVAULT_KMS) is missing")
+	}
+	if k.KMSKeys != "" {
+		if _, err := readKMSKeys(k.KMSKeys); err != nil {
+			bad("--kms-keys: %v", err)
+		}
 	}
 	if k.RotateAfter != 0 && k.RotateAfter < 24*time.Hour {
 		bad("--rotate-keys-after is 0 or at least 24h")
@@ -150,6 +164,9 @@ func openVault(ctx context.Context, d Database, k Keys, change func(*vault.Confi
 	}
 	c := vault.Config{DataURL: d.DatabaseURL, KeystoreURL: d.KeystoreURL, KeystoreBackups: d.KeystoreBackups, KMS: key, KMSTimeout: k.KMSTimeout,
 		KeyCacheTTL: k.KeyCacheTTL, RotateAfter: k.RotateAfter, MaxConns: d.MaxConns}
+	if k.KMSKeys != "" {
+		c.OpenKMS = k.openNamed
+	}
 	change(&c)
 	return vault.Open(ctx, c)
 }

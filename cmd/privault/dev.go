@@ -283,10 +283,10 @@ func (d *devCmd) prepareTenant(ctx context.Context, v *vault.Vault, s *devState)
 		return err
 	}
 	if err != nil {
-		issued, err := v.CreateTenant(ctx, devTenant, []string{policy.Developer})
+		issued, err := v.CreateTenant(ctx, devTenant, []string{policy.Developer}, "")
 		if vault.AsError(err).Kind == vault.Conflict {
 			// The state file is gone, or the database is another's: start beside what is there.
-			issued, err = v.CreateTenant(ctx, devTenant+"-"+randomHex(4), []string{policy.Developer})
+			issued, err = v.CreateTenant(ctx, devTenant+"-"+randomHex(4), []string{policy.Developer}, "")
 		}
 		if err != nil {
 			return err

@@ -21,14 +21,7 @@ type operating struct {
 
 // open opens the vault, and gives the caller who stands for the operator.
 func (o *operating) open(ctx context.Context) (*vault.Vault, vault.Caller, error) {
-	var faults []string
-	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	o.Database.check(bad, true)
-	o.Keys.check(bad)
-	if len(faults) > 0 {
-		return nil, vault.Caller{}, &configError{faults}
-	}
-	v, err := openVault(ctx, o.Database, o.Keys, func(*vault.Config) {})
+	v, err := openOperating(ctx, o.Database, o.Keys)
 	if err != nil {
 		return nil, vault.Caller{}, err
 	}
@@ -38,6 +31,17 @@ func (o *operating) open(ctx context.Context) (*vault.Vault, vault.Caller, error
 		return nil, who, err
 	}
 	return v, who, nil
+}
+
+func openOperating(ctx context.Context, d Database, k Keys) (*vault.Vault, error) {
+	var faults []string
+	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	d.check(bad, true)
+	k.check(bad)
+	if len(faults) > 0 {
+		return nil, &configError{faults}
+	}
+	return openVault(ctx, d, k, func(*vault.Config) {})
 }
 
 type keysListCmd struct {
@@ -55,6 +59,11 @@ func (k *keysListCmd) Run(ctx context.Context) error {
 		return err
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, key := range all {
+		if key.KMS != "" {
+			fmt.Printf("wrapped by %s\n", key.KMS)
+		}
+	}
 	fmt.Fprintln(w, "key\tversion\tstate\talgorithm\tcreated\tuses\tnext rotation\tpurpose")
 	for _, key := range all {
 		for _, version := range key.Versions {
@@ -88,15 +97,54 @@ func (k *keysRotateCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return tellRotation(ctx, v, who, done, k.Wait)
+}
+
+func tellRotation(ctx context.Context, v *vault.Vault, who vault.Caller, done vault.Rotation, wait bool) error {
 	fmt.Printf("key %s\nversion %d\n", done.Name, done.Version)
 	if done.Job == "" {
 		return nil
 	}
 	fmt.Printf("job %s\n", done.Job)
-	if !k.Wait {
+	if !wait {
 		return nil
 	}
 	return follow(ctx, v, who, done.Job)
+}
+
+type keysMoveCmd struct {
+	To       string `required:"" placeholder:"URI" help:"The KMS key that is to wrap the root key: that of --kms, or one of --kms-keys."`
+	Tenant   string `required:"" xor:"whose" placeholder:"NAME" help:"Whose keys."`
+	All      bool   `required:"" xor:"whose" help:"The deployment's own keys, and those of all tenants that are under the same KMS key as they."`
+	Wait     bool   `help:"Wait for the job that brings the tenant's directly wrapped data keys along. The servers do the work."`
+	Database `embed:""`
+	Keys     `embed:""`
+}
+
+func (k *keysMoveCmd) Run(ctx context.Context) error {
+	v, err := openOperating(ctx, k.Database, k.Keys)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	if k.All {
+		moved, err := v.MoveRoots(ctx, k.To)
+		fmt.Printf("moved %d\n", moved)
+		return err
+	}
+	who, err := v.Operator(ctx, k.Tenant)
+	if err != nil {
+		return err
+	}
+	done, moved, err := v.MoveRoot(ctx, who, k.To)
+	switch {
+	case err != nil:
+		return err
+	case !moved:
+		fmt.Println("it is there already")
+		return nil
+	}
+	return tellRotation(ctx, v, who, done, k.Wait)
 }
 
 // follow shows how far a job is until it ends.

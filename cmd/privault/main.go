@@ -25,7 +25,7 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the production server."`
 	Migrate migrateCmd `cmd:"" help:"Apply the database schema, or show how far it is."`
 	Tenant  tenantCmd  `cmd:"" help:"Make tenants."`
-	Keys    keysCmd    `cmd:"" help:"Make a key-encryption key, or check one."`
+	Keys    keysCmd    `cmd:"" help:"Tenants' keys, and the key-encryption keys that wrap them."`
 	Audit   auditCmd   `cmd:"" help:"Keys and checks of the audit log."`
 	Receipt receiptCmd `cmd:"" help:"Verify certificates."`
 	Import  importCmd  `cmd:"" help:"Store a CSV or NDJSON file's records and write their tokens to a file."`

@@ -7,7 +7,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/privault/privault/migrations"
-	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/policy"
 )
 
@@ -87,21 +86,15 @@ type tenantCmd struct {
 }
 
 type tenantCreateCmd struct {
-	Name     string `arg:"" help:"Lower-case letters, digits, _ and -."`
-	Role     string `default:"admin" enum:"admin,developer" help:"The first principal's role. developer may do everything, values and keys alike: not for production."`
-	Database `embed:""`
-	Keys     `embed:""`
+	Name      string `arg:"" help:"Lower-case letters, digits, _ and -."`
+	Role      string `default:"admin" enum:"admin,developer" help:"The first principal's role. developer may do everything, values and keys alike: not for production."`
+	TenantKMS string `name:"tenant-kms" placeholder:"URI" help:"The KMS key of the tenant's own (one of --kms-keys) that is to wrap its root key; by default the deployment's does, --kms."`
+	Database  `embed:""`
+	Keys      `embed:""`
 }
 
 func (t *tenantCreateCmd) Run(ctx context.Context) error {
-	var faults []string
-	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	t.Database.check(bad, true)
-	t.Keys.check(bad)
-	if len(faults) > 0 {
-		return &configError{faults}
-	}
-	v, err := openVault(ctx, t.Database, t.Keys, func(*vault.Config) {})
+	v, err := openOperating(ctx, t.Database, t.Keys)
 	if err != nil {
 		return err
 	}
@@ -110,7 +103,7 @@ func (t *tenantCreateCmd) Run(ctx context.Context) error {
 	if t.Role == policy.Developer {
 		role = policy.Developer
 	}
-	issued, err := v.CreateTenant(ctx, t.Name, []string{role})
+	issued, err := v.CreateTenant(ctx, t.Name, []string{role}, t.TenantKMS)
 	if err != nil {
 		return err
 	}

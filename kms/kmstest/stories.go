@@ -221,6 +221,9 @@ func uriNames(ctx context.Context, p Provider) error {
 	if u, err := url.Parse(uri); err == nil && u.User != nil {
 		return errors.New("URI with a user in it")
 	}
+	if found, err := kms.Canonical(uri); err != nil || found != uri {
+		return fmt.Errorf("URI %q is found by %q (%v)", uri, found, err) //nolint:errorlint // nil, mostly
+	}
 	return nil
 }
 

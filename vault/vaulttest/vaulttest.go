@@ -319,7 +319,7 @@ func (b *Bench) Key(roles ...string) string {
 	if len(roles) == 0 {
 		roles = []string{policy.Developer}
 	}
-	issued, err := b.CreateTenant(context.Background(), "t-"+strings.ToLower(rand.Text()[:12]), roles)
+	issued, err := b.CreateTenant(context.Background(), "t-"+strings.ToLower(rand.Text()[:12]), roles, "")
 	if err != nil {
 		b.t.Fatal("create a tenant: ", err)
 	}
