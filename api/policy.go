@@ -88,7 +88,8 @@ func (s *Server) deletePolicy(c echo.Context) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-type explainRequest struct {
+// ExplainRequest asks what a policy decides.
+type ExplainRequest struct {
 	Principal  string              `json:"principal"`
 	Roles      []string            `json:"roles"`
 	Attributes map[string][]string `json:"attributes"`
@@ -109,11 +110,8 @@ type explainRequest struct {
 	} `json:"subject"`
 }
 
-func (s *Server) explainPolicy(c echo.Context) error {
-	var in explainRequest
-	if _, err := bind(c, maxBody, &in); err != nil {
-		return err
-	}
+// Question is the request as the vault is asked it.
+func (in ExplainRequest) Question() (vault.Explain, error) {
 	x := vault.Explain{Principal: in.Principal, Roles: in.Roles, Attributes: in.Attributes, Action: in.Action, Collection: in.Collection,
 		Field: in.Field, View: in.View, Purpose: in.Purpose, Method: in.Method, MTLS: in.MTLS, DPoP: in.DPoP}
 	if in.Time != nil {
@@ -125,22 +123,29 @@ func (s *Server) explainPolicy(c echo.Context) error {
 	if in.Network != "" {
 		var err error
 		if x.Network, err = netip.ParseAddr(in.Network); err != nil {
-			return invalid("/network", "network", "a network is one IP address")
+			return x, invalid("/network", "network", "a network is one IP address")
 		}
+	}
+	return x, nil
+}
+
+func (s *Server) explainPolicy(c echo.Context) error {
+	var in ExplainRequest
+	if _, err := bind(c, maxBody, &in); err != nil {
+		return err
+	}
+	x, err := in.Question()
+	if err != nil {
+		return err
 	}
 	out, err := s.vault.Explain(c.Request().Context(), caller(c), x)
 	if err != nil {
 		return err
 	}
-	answer := struct {
+	return sendJSON(c, http.StatusOK, struct {
 		Allowed  bool     `json:"allowed"`
 		Rule     string   `json:"rule"`
 		View     *string  `json:"view"`
 		Policies []string `json:"policies"`
-	}{Allowed: out.Allowed, Rule: out.Rule, Policies: out.Policies}
-	if out.View != policy.NoView {
-		view := out.View.String()
-		answer.View = &view
-	}
-	return sendJSON(c, http.StatusOK, answer)
+	}{out.Allowed, out.Rule, optional(out.View.String()), out.Policies})
 }

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -47,12 +48,11 @@ func (v *Vault) Explain(ctx context.Context, who Caller, x Explain) (out Explain
 		if err := t.entry.require(policy.ReadPolicies); err != nil {
 			return err
 		}
-		q, err := t.explainedQuestion(x, c, f)
-		if err != nil {
-			return err
+		if x.At.IsZero() {
+			x.At = t.now
 		}
-		out = t.entry.law.explain(q, x.View == "", c, f)
-		return nil
+		out, err = t.entry.law.explain(x, c, f)
+		return err
 	})
 	return out, err
 }
@@ -85,7 +85,8 @@ func (t *txn) explained(ctx context.Context, x *Explain) (c *Collection, f *fiel
 	return c, c.fields[x.Field], nil
 }
 
-func (t *txn) explainedQuestion(x Explain, c *Collection, f *field) (q policy.Question, err error) {
+// question is what is asked of the policies, as an operation would ask it.
+func (l *law) question(x Explain, c *Collection, f *field) (q policy.Question, err error) {
 	var faults faults
 	action := policy.Action(x.Action)
 	if !policy.Known(action) {
@@ -94,7 +95,7 @@ func (t *txn) explainedQuestion(x Explain, c *Collection, f *field) (q policy.Qu
 	if c == nil && (policy.OnField(action) || policy.OnCollection(action)) {
 		faults.add("/collection", "required", "this action is decided on a collection")
 	}
-	if x.Field == "" && policy.OnField(action) && t.entry.law.policies.Finely(action) {
+	if x.Field == "" && policy.OnField(action) && l.policies.Finely(action) {
 		faults.add("/field", "required", "a policy tells fields apart: name one")
 	}
 	view := policy.NoView
@@ -106,14 +107,11 @@ func (t *txn) explainedQuestion(x Explain, c *Collection, f *field) (q policy.Qu
 			view = policy.NoView
 		}
 	}
-	if x.At.IsZero() {
-		x.At = t.now
-	}
 	q = policy.Question{
 		Principal: policy.Principal{ID: x.Principal, Roles: x.Roles, Attributes: x.Attributes},
 		Action:    action,
 		View:      view,
-		Facts: policy.Facts{Purpose: x.Purpose, LegalBasis: t.entry.law.purposes[x.Purpose].LegalBasis, Network: x.Network,
+		Facts: policy.Facts{Purpose: x.Purpose, LegalBasis: l.purposes[x.Purpose].LegalBasis, Network: x.Network,
 			Method: x.Method, MTLS: x.MTLS, DPoP: x.DPoP, Now: x.At, Subject: x.Subject},
 	}
 	if c != nil {
@@ -125,12 +123,16 @@ func (t *txn) explainedQuestion(x Explain, c *Collection, f *field) (q policy.Qu
 	return q, faults.err()
 }
 
-// explain decides like an operation does: the policies, then what the person and the purpose allow. most asks for the most
-// that is shown, where the action shows values.
-func (l *law) explain(q policy.Question, most bool, c *Collection, f *field) Explained {
+// explain decides like an operation does: the policies, then what the person and the purpose allow. Without a view the most
+// is asked for, where the action shows values.
+func (l *law) explain(x Explain, c *Collection, f *field) (Explained, error) {
+	q, err := l.question(x, c, f)
+	if err != nil {
+		return Explained{}, err
+	}
 	var view policy.View
 	var ruling policy.Ruling
-	if most && policy.Reveals(q.Action) {
+	if x.View == "" && policy.Reveals(q.Action) {
 		view, ruling = l.policies.Most(q)
 		q.View = max(view, policy.Redacted)
 	} else {
@@ -147,12 +149,64 @@ func (l *law) explain(q policy.Question, most bool, c *Collection, f *field) Exp
 		out.Policies = []string{ruling.Rule}
 	}
 	if !out.Allowed || c == nil {
-		return out
+		return out, nil
 	}
-	if rule, err := l.barred(q.Action, c, f, q.Facts.Purpose, q.Facts.Subject); err != nil {
-		return Explained{Rule: rule, Policies: []string{rule}}
+	if rule, barred := l.barred(q.Action, c, f, q.Facts.Purpose, q.Facts.Subject); barred != nil {
+		return Explained{Rule: rule, Policies: []string{rule}}, nil
 	}
-	return out
+	return out, nil
+}
+
+// Draft is a law that is in force nowhere: policies, purposes and collections as a tenant might have them. It answers what
+// they would decide, without a vault.
+type Draft struct {
+	law         law
+	collections map[string]*Collection
+}
+
+// NewDraft checks what the vault would check when it is told them.
+func NewDraft(policies []policy.Document, purposes []Purpose, collections map[string]Definition) (*Draft, error) {
+	set, err := policy.Compile(policies)
+	if err != nil {
+		return nil, err
+	}
+	d := &Draft{law{policies: set, purposes: map[string]Purpose{}}, map[string]*Collection{}}
+	for _, p := range purposes {
+		if err := p.check(); err != nil {
+			return nil, fmt.Errorf("purpose %s: %w", p.Name, err)
+		}
+		d.law.purposes[p.Name] = p
+	}
+	for name, definition := range collections {
+		if !nameOfCollection.MatchString(name) {
+			return nil, fmt.Errorf("collection %s: its name is a lower-case letter, then up to 62 of a-z 0-9 _", name)
+		}
+		if err := definition.check(); err != nil {
+			return nil, fmt.Errorf("collection %s: %w", name, err)
+		}
+		c := &Collection{Name: name, Definition: definition, fields: map[string]*field{}}
+		for name, f := range definition.Fields {
+			c.fields[name] = &field{name: name, classification: f.Classification, purposes: f.Purposes}
+		}
+		d.collections[name] = c
+	}
+	return d, nil
+}
+
+// Explain says what would be decided, as Vault.Explain does. The principal is not looked up: its roles are x's.
+func (d *Draft) Explain(x Explain) (Explained, error) {
+	c := d.collections[x.Collection]
+	if c == nil {
+		if x.Collection != "" {
+			return Explained{}, invalid("/collection", "unknown", "there is no such collection")
+		}
+		return d.law.explain(x, nil, nil)
+	}
+	f := c.fields[x.Field]
+	if f == nil && x.Field != "" {
+		return Explained{}, invalid("/field", "unknown", "the collection has no such field")
+	}
+	return d.law.explain(x, c, f)
 }
 
 const restrictionRule = "restriction"

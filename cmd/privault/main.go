@@ -27,6 +27,7 @@ type cli struct {
 	Tenant  tenantCmd  `cmd:"" help:"Make tenants."`
 	Keys    keysCmd    `cmd:"" help:"Tenants' keys, and the key-encryption keys that wrap them."`
 	Audit   auditCmd   `cmd:"" help:"Keys and checks of the audit log."`
+	Policy  policyCmd  `cmd:"" help:"Try policies before they are in force."`
 	Receipt receiptCmd `cmd:"" help:"Verify certificates."`
 	Import  importCmd  `cmd:"" help:"Store a CSV or NDJSON file's records and write their tokens to a file."`
 	Bench   benchCmd   `cmd:"" help:"Measure tokenize and detokenize beside bare Postgres."`

@@ -22,7 +22,7 @@ var builtinText string
 // Document is a text of policies under a tenant's name for it.
 type Document struct {
 	Name    string
-	Version int
+	Version int // 0: it was never stored, and rules don't name a version
 	Text    string
 }
 
@@ -77,12 +77,16 @@ func Compile(documents []Document) (*Set, error) {
 		if len(faults) > 0 {
 			return nil, fmt.Errorf("%w: %s, version %d, line %d: %s", errStored, d.Name, d.Version, faults[0].Line, faults[0].Rule)
 		}
+		version := ""
+		if d.Version != 0 {
+			version = "@" + strconv.Itoa(d.Version)
+		}
 		for i, p := range list {
 			part := name(p)
 			if part == "" {
 				part = strconv.Itoa(i + 1)
 			}
-			s.add(fmt.Sprintf("policy:%s@%d#%s", d.Name, d.Version, part), p)
+			s.add("policy:"+d.Name+version+"#"+part, p)
 		}
 	}
 	return s, nil
