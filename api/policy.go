@@ -111,18 +111,18 @@ type ExplainRequest struct {
 }
 
 // Question is the request as the vault is asked it.
-func (in ExplainRequest) Question() (vault.Explain, error) {
-	x := vault.Explain{Principal: in.Principal, Roles: in.Roles, Attributes: in.Attributes, Action: in.Action, Collection: in.Collection,
-		Field: in.Field, View: in.View, Purpose: in.Purpose, Method: in.Method, MTLS: in.MTLS, DPoP: in.DPoP}
-	if in.Time != nil {
-		x.At = *in.Time
+func (r ExplainRequest) Question() (vault.Explain, error) {
+	x := vault.Explain{Principal: r.Principal, Roles: r.Roles, Attributes: r.Attributes, Action: r.Action, Collection: r.Collection,
+		Field: r.Field, View: r.View, Purpose: r.Purpose, Method: r.Method, MTLS: r.MTLS, DPoP: r.DPoP}
+	if r.Time != nil {
+		x.At = *r.Time
 	}
-	if in.Subject != nil {
-		x.Subject = policy.SubjectFacts{Known: true, Restricted: in.Subject.Restricted, Objected: in.Subject.Objected, Consented: in.Subject.Consented}
+	if r.Subject != nil {
+		x.Subject = policy.SubjectFacts{Known: true, Restricted: r.Subject.Restricted, Objected: r.Subject.Objected, Consented: r.Subject.Consented}
 	}
-	if in.Network != "" {
+	if r.Network != "" {
 		var err error
-		if x.Network, err = netip.ParseAddr(in.Network); err != nil {
+		if x.Network, err = netip.ParseAddr(r.Network); err != nil {
 			return x, invalid("/network", "network", "a network is one IP address")
 		}
 	}

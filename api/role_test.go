@@ -108,44 +108,6 @@ func TestRefusalsComeInTheirOrder(t *testing.T) {
 	of.reader.send(t, "PUT", "/v1/collections/people", `{}`).refused(t, 403, "forbidden")
 }
 
-// What belongs to another tenant is answered as what doesn't exist, to the byte.
-func TestAForeignThingLooksLikeNoThing(t *testing.T) {
-	t.Parallel()
-	s := serve(t)
-	mine, theirs := s.tenant(), s.tenant()
-	theirs.collection(t, "people", "name", "name")
-	stored := theirs.tokenize(t, "people", `{"name":"Jane Roe"}`)[0]
-	var principal, key struct{ ID string }
-	theirs.send(t, "POST", "/v1/principals", `{"name":"billing","roles":["admin"]}`).want(t, 201).read(t, &principal)
-	theirs.send(t, "POST", "/v1/principals/"+principal.ID+"/keys", `{}`).want(t, 201).read(t, &key)
-	const noRecord, noPrincipal, noKey = "rec_0352aQCR9XSdpbm0wI3im5", "prn_0352aQCR9XSdpbm0wI3im5", "key_0352aQCR9XSdpbm0wI3im5"
-	for _, row := range []struct{ method, foreign, unknown, body, foreignBody string }{
-		{"GET", "/v1/collections/people", "/v1/collections/nobody", "", ""},
-		{"DELETE", "/v1/collections/people", "/v1/collections/nobody", "", ""},
-		{"GET", "/v1/collections/people/records/" + stored.Record, "/v1/collections/people/records/" + noRecord, "", ""},
-		{"PATCH", "/v1/collections/people/records/" + stored.Record, "/v1/collections/people/records/" + noRecord, `{"fields":{"name":"x"}}`, ""},
-		{"DELETE", "/v1/collections/people/records/" + stored.Record, "/v1/collections/people/records/" + noRecord, "", ""},
-		{"POST", "/v1/tokenize", "/v1/tokenize", batch("nobody", `{"name":"x"}`), batch("people", `{"name":"x"}`)},
-		{"POST", "/v1/detokenize", "/v1/detokenize", `{"items":[{"token":"pvtk_none"}]}`, `{"items":[{"token":"` + stored.Tokens["name"] + `"}]}`},
-		{"POST", "/v1/detokenize", "/v1/detokenize", `{"items":[{"token":"x","collection":"people","view":"plain"}]}`,
-			`{"items":[{"token":"` + stored.Tokens["name"] + `","collection":"people","view":"plain"}]}`},
-		{"POST", "/v1/principals/" + principal.ID + "/keys", "/v1/principals/" + noPrincipal + "/keys", `{}`, ""},
-		{"DELETE", "/v1/principals/" + principal.ID + "/keys/" + key.ID, "/v1/principals/" + noPrincipal + "/keys/" + noKey, "", ""},
-	} {
-		if row.foreignBody == "" {
-			row.foreignBody = row.body
-		}
-		foreign := mine.send(t, row.method, row.foreign, row.foreignBody, "X-Request-Id: one", `If-Match: "1"`).want(t, 404)
-		unknown := mine.send(t, row.method, row.unknown, row.body, "X-Request-Id: one", `If-Match: "1"`).want(t, 404)
-		if diff := cmp.Diff(string(unknown.body), string(foreign.body)); diff != "" {
-			t.Errorf("%s %s tells unknown (-) from foreign (+):\n%s", row.method, row.foreign, diff)
-		}
-	}
-	if got := theirs.reveal(t, stored.Tokens["name"]); got != `"Jane Roe"` {
-		t.Errorf("their value is %s by now", got)
-	}
-}
-
 func TestATenantNamedByTheCallerIsNotTheTenant(t *testing.T) {
 	t.Parallel()
 	s := serve(t)

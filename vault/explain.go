@@ -130,9 +130,13 @@ func (l *law) explain(x Explain, c *Collection, f *field) (Explained, error) {
 	if err != nil {
 		return Explained{}, err
 	}
+	return l.decide(q, x.View == "", c, f), nil
+}
+
+func (l *law) decide(q policy.Question, most bool, c *Collection, f *field) Explained {
 	var view policy.View
 	var ruling policy.Ruling
-	if x.View == "" && policy.Reveals(q.Action) {
+	if most && policy.Reveals(q.Action) {
 		view, ruling = l.policies.Most(q)
 		q.View = max(view, policy.Redacted)
 	} else {
@@ -149,12 +153,12 @@ func (l *law) explain(x Explain, c *Collection, f *field) (Explained, error) {
 		out.Policies = []string{ruling.Rule}
 	}
 	if !out.Allowed || c == nil {
-		return out, nil
+		return out
 	}
 	if rule, barred := l.barred(q.Action, c, f, q.Facts.Purpose, q.Facts.Subject); barred != nil {
-		return Explained{Rule: rule, Policies: []string{rule}}, nil
+		return Explained{Rule: rule, Policies: []string{rule}}
 	}
-	return out, nil
+	return out
 }
 
 // Draft is a law that is in force nowhere: policies, purposes and collections as a tenant might have them. It answers what

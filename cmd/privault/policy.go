@@ -106,8 +106,11 @@ func readCases(path string) (in cases, lines []int, err error) {
 	if err := errors.Join(yaml.Unmarshal(text, &root), yaml.Unmarshal(text, &content)); err != nil {
 		return in, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if d := yaml.NewDecoder(bytes.NewReader(text)); d.Decode(&struct{}{}) == nil && d.Decode(&struct{}{}) == nil {
-		return in, nil, fmt.Errorf("%s: one document in a file", path)
+	documents := yaml.NewDecoder(bytes.NewReader(text))
+	for n := 0; documents.Decode(&struct{}{}) == nil; n++ {
+		if n == 1 {
+			return in, nil, fmt.Errorf("%s: one document in a file", path)
+		}
 	}
 	lines = linesOf(&root, "cases")
 	body, err := stdjson.Marshal(content) // YAML that JSON can't say (a key that is no text) is refused here
@@ -165,10 +168,10 @@ func unfit(err error, lines []int) string {
 }
 
 // draft puts what the file has in force for its cases. Faults of a policy are named by file, line and column.
-func (in cases) draft() (*vault.Draft, []string) {
+func (c cases) draft() (*vault.Draft, []string) {
 	var faults []string
 	var documents []policy.Document
-	for _, file := range in.Policies {
+	for _, file := range c.Policies {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			faults = append(faults, err.Error())
@@ -184,10 +187,10 @@ func (in cases) draft() (*vault.Draft, []string) {
 		return nil, faults
 	}
 	var purposes []vault.Purpose
-	for name, basis := range in.Purposes {
+	for name, basis := range c.Purposes {
 		purposes = append(purposes, vault.Purpose{Name: name, LegalBasis: basis})
 	}
-	draft, err := vault.NewDraft(documents, purposes, in.Collections)
+	draft, err := vault.NewDraft(documents, purposes, c.Collections)
 	if err != nil {
 		faults = append(faults, err.Error())
 	}
