@@ -75,10 +75,8 @@ var purposeShape = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
 func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
-		if r.URL.RawQuery != "" {
-			if err := s.checkQuery(c, r); err != nil {
-				return err
-			}
+		if strings.Contains(r.URL.RawQuery, "pvak_") || strings.Contains(r.URL.RawQuery, "access_token=") {
+			s.log.WarnContext(r.Context(), "credential-in-url", "request_id", requestID(c))
 		}
 		from := s.address(r)
 		who, err := s.identify(r)
@@ -92,7 +90,12 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			}
 			return err
 		}
-		c.Set(callerKey, who)
+		c.Set(callerKey, who) // from here on the call is somebody's, and leaves an entry
+		if r.URL.RawQuery != "" {
+			if err := checkQuery(c, r); err != nil {
+				return err
+			}
+		}
 		if who.Purpose = r.Header.Get("Privault-Purpose"); who.Purpose != "" && !purposeShape.MatchString(who.Purpose) {
 			return invalid("", "purpose", "Privault-Purpose is a lower-case letter, then up to 62 of a-z 0-9 _ -")
 		}
@@ -124,10 +127,7 @@ var queryParameters = map[string][]string{
 	"GET /v1/subjects/:subject/consents":              {"limit", "cursor"},
 }
 
-func (s *Server) checkQuery(c echo.Context, r *http.Request) error {
-	if strings.Contains(r.URL.RawQuery, "pvak_") || strings.Contains(r.URL.RawQuery, "access_token=") {
-		s.log.WarnContext(r.Context(), "credential-in-url", "request_id", requestID(c))
-	}
+func checkQuery(c echo.Context, r *http.Request) error {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	known := queryParameters[r.Method+" "+c.Path()]
 	if err != nil || r.Method != http.MethodGet && known == nil {

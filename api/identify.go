@@ -80,7 +80,10 @@ func (s *Server) outsider(r *http.Request, credential string, vouch func() (iden
 
 // refusal hides from the caller why a credential is refused, and tells the log.
 func (s *Server) refusal(r *http.Request, err error) error {
-	if vault.AsError(err).Kind == vault.Unauthenticated || errors.Is(err, identity.ErrRefused) {
+	if e := vault.AsError(err); e.Kind == vault.Unauthenticated {
+		return e
+	}
+	if errors.Is(err, identity.ErrRefused) {
 		s.log.DebugContext(r.Context(), "credential refused", "reason", err.Error())
 		return errUnauthenticated
 	}

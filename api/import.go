@@ -132,6 +132,8 @@ func (s *Server) importChunk(c echo.Context, a *answer, lines [][]byte, first in
 	var failed error
 	if len(batch.Items) > 0 {
 		done, failed = s.vault.Tokenize(c.Request().Context(), caller(c), batch)
+	} else {
+		failed = s.vault.Refuse(c.Request().Context(), caller(c), method(c)+" "+route(c), false, httpError(faults[0]))
 	}
 	at := 0
 	for i := range lines {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -22,6 +23,7 @@ const (
 	requestIDKey = "request_id"
 	problemKey   = "problem"
 	callerKey    = "caller"
+	limitedKey   = "limited"
 )
 
 // unmatched is the route label of requests that no route takes.
@@ -46,8 +48,11 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		c.Set(requestIDKey, id)
 		c.Response().Header().Set("X-Request-Id", id)
+		ctx := c.Request().Context() // what the guards put in its place ends with them
 		if err := next(c); err != nil {
-			s.refuse(err, c)
+			who, _ := c.Get(callerKey).(vault.Caller)
+			cheap := c.Get(limitedKey) != nil
+			s.refuse(s.vault.Refuse(context.WithoutCancel(ctx), who, method(c)+" "+route(c), cheap, httpError(err)), c)
 		}
 		s.metrics.observe(c, time.Since(start))
 		s.logRequest(c, id, time.Since(start))

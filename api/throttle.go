@@ -50,6 +50,7 @@ func (s *Server) throttle(next echo.HandlerFunc) echo.HandlerFunc {
 // limited gives a refusal as a problem, with what a client needs to know to slow down by itself
 // (draft-ietf-httpapi-ratelimit-headers).
 func (s *Server) limited(c echo.Context, err error) error {
+	c.Set(limitedKey, true)
 	var r *limit.Refusal
 	switch {
 	case errors.Is(err, limit.ErrAway):

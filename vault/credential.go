@@ -171,10 +171,16 @@ func (v *Vault) lookUp(ctx context.Context, key string, known [sha256.Size]byte)
 	c.Method = MethodAPIKey
 	now := v.now()
 	switch {
-	case errors.Is(err, pgx.ErrNoRows), err == nil && (revoked != nil || disabled != nil || !now.Before(expires)):
+	case errors.Is(err, pgx.ErrNoRows):
 		return Caller{}, errUnauthenticated
 	case err != nil:
 		return Caller{}, err
+	case revoked != nil:
+		return Caller{}, v.refuseKey(c, "key-revoked")
+	case disabled != nil:
+		return Caller{}, v.refuseKey(c, "principal-disabled")
+	case !now.Before(expires):
+		return Caller{}, v.refuseKey(c, "key-expired")
 	}
 	v.credentials.put(known, lookup{c, expires, now.Add(CredentialTTL)})
 	return c, nil

@@ -281,15 +281,21 @@ func (v *Vault) purgeStep(ctx context.Context, b *batch) (done int, more bool, e
 	if !ok {
 		return 0, false, errors.New("the job names no erasure")
 	}
-	b.entry.Resources = append(b.entry.Resources, resource{Erasure: p.Erasure})
-	deleted, err := b.data.Exec(ctx, `
+	gone := resource{Erasure: p.Erasure}
+	var record ID
+	err = each(ctx, b.data, []any{&record}, func() error {
+		gone.Records, gone.Outcome = append(gone.Records, formatID(recordPrefix, record)), outcomeDeleted
+		return nil
+	}, `
 		delete from privault.records where tenant_id = $1 and record_id in (
 			select r.record_id from privault.records r join privault.erasing e using (tenant_id, subject_id)
-			where r.tenant_id = $1 and e.erasure_id = $2 order by r.record_id limit $3)`, b.who.Tenant, id, purgeRows)
+			where r.tenant_id = $1 and e.erasure_id = $2 order by r.record_id limit $3)
+		returning record_id`, b.who.Tenant, id, purgeRows)
 	if err != nil {
 		return 0, false, err
 	}
-	done = int(deleted.RowsAffected())
+	b.entry.Resources = append(b.entry.Resources, gone)
+	done = len(gone.Records)
 	if done == purgeRows {
 		return done, true, nil
 	}

@@ -57,6 +57,7 @@ type Error struct {
 	At         []Place       // of Fields, where they are within a text
 	RetryAfter time.Duration // zero: not said
 	cause      error
+	entered    bool // the audit log has the entry of the call that failed so, or can't have it
 }
 
 // Place is where in a text something is; both count from 1.

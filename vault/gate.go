@@ -77,6 +77,7 @@ type Vault struct {
 	rotateAfter time.Duration
 	inFlight    sync.Map // digest of an Idempotency-Key → struct{}{}
 	audit       auditLog
+	refusals    refusals
 	now         func() time.Time
 
 	keystoreBackups time.Duration
@@ -193,6 +194,11 @@ func (v *Vault) Close() {
 	if err := v.StopJobs(context.Background()); err != nil {
 		v.log.Error("stop working jobs", "error", err)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), tripLimit)
+	defer cancel()
+	if err := v.NoteRefusals(ctx); err != nil {
+		v.log.Error("the entries of refused calls are not written", "error", err)
+	}
 	v.closeGroups()
 	v.closePools()
 }
@@ -290,15 +296,7 @@ func (v *Vault) conclude(ctx context.Context, t *txn, do func(*txn) error) error
 			return err
 		}
 	}
-	body, err := t.entry.body()
-	if err != nil {
-		return err
-	}
-	_, err = t.data.Exec(ctx, `
-		insert into privault.audit_entries (tenant_id, entry_id, principal_id, at, action, outcome, body)
-		values ($1, $2, $3, $4, $5, $6, $7)`,
-		t.who.Tenant, t.entry.id, t.who.Principal, t.entry.at, t.entry.Action, t.entry.Outcome, body)
-	if err != nil {
+	if err := insertEntry(ctx, t.data, t.entry); err != nil {
 		return err
 	}
 	return t.insertDisclosures(ctx)
@@ -341,7 +339,9 @@ func (v *Vault) refuse(ctx context.Context, e *entry, err error) error {
 	e.close(err)
 	if left := v.commit(context.WithoutCancel(ctx), &change{entry: e}); left != nil {
 		v.log.ErrorContext(ctx, "no audit entry for a failed operation", "request_id", e.Request, "action", e.Action, "problem", e.Problem, "error", left)
-		return AsError(left)
+		err = left
 	}
-	return AsError(err)
+	told := *AsError(err)
+	told.entered = true
+	return &told
 }

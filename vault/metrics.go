@@ -17,6 +17,7 @@ type metrics struct {
 	items                      *prometheus.CounterVec
 	auditSize, auditLag        prometheus.Gauge
 	auditHalted                prometheus.Gauge
+	unauthenticated            prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -40,12 +41,14 @@ func newMetrics() *metrics {
 			Name: "privault_audit_lag_seconds", Help: "How long the oldest entry of the last batch had waited for its place in the log."}),
 		auditHalted: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "privault_audit_halted", Help: "1 once the audit log has stopped because the database is not the one it was."}),
+		unauthenticated: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "privault_unauthenticated_total", Help: "Calls without a credential that is good."}),
 	}
 }
 
 func (m *metrics) register(r prometheus.Registerer, s store) error {
 	collectors := []prometheus.Collector{m.commitSize, m.fetchSize, m.keyringHits, m.keyringMisses, m.kmsCalls, m.items,
-		m.auditSize, m.auditLag, m.auditHalted}
+		m.auditSize, m.auditLag, m.auditHalted, m.unauthenticated}
 	for name, db := range map[string]database{"data": s.data, "keystore": s.keys} {
 		collectors = append(collectors, poolGauge(name, "total", "Connections.", db.pool, (*pgxpool.Stat).TotalConns),
 			poolGauge(name, "acquired", "Connections in use.", db.pool, (*pgxpool.Stat).AcquiredConns))

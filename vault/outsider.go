@@ -77,7 +77,7 @@ func (v *Vault) Admit(ctx context.Context, o Outsider) (Caller, error) {
 	case err != nil:
 		return Caller{}, AsError(err)
 	case refused:
-		return Caller{}, errUnauthenticated
+		return Caller{}, v.refuseKey(c, "revoked-or-disabled")
 	case !known:
 		return c, v.introduce(ctx, c, o)
 	}

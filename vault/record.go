@@ -258,7 +258,7 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 	}
 	t.shredLater = append(t.shredLater, recordVersion{o.row.id, o.row.version})
 	t.entry.Resources = []resource{{Collection: o.coll.Name, Fields: p.names(), Records: []string{o.id},
-		Version: version, Sealed: []string{sealedDigest(sealed)}}}
+		Version: version, Sealed: []string{recordDigest(o.coll.id, expires, sealed)}}}
 	t.entry.touches(o.row.subject, o.row.id)
 	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: t.now, Expires: expires}
 	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, values, bound.texts)
@@ -380,7 +380,7 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 		if ifVersion != 0 && ifVersion != row.version {
 			return fail(PreconditionFailed, "the record has another version by now")
 		}
-		t.entry.Resources = []resource{{Collection: collection, Records: []string{record}}}
+		t.entry.Resources = []resource{{Collection: collection, Records: []string{record}, Outcome: outcomeDeleted}}
 		if err := t.requireUnheld(ctx, id); err != nil {
 			return err
 		}

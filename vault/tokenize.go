@@ -2,8 +2,6 @@ package vault
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -121,7 +119,7 @@ func (v *Vault) tokenize(ctx context.Context, who Caller, b Batch, fresh bool) (
 	case errors.Is(err, errNotAdmitted):
 		return nil, err
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-		return nil, AsError(err) // the change travels on, and its entry with it
+		return nil, AsError(err) // the change travels on, and its entry with it (Refuse)
 	case violates(err, "records_pkey"), violates(err, "data_keys_pkey"):
 		err = &Error{Kind: Conflict, Detail: "a record of that id exists", cause: err}
 	}
@@ -144,15 +142,8 @@ func (r *resource) wrote(records []newRecord) {
 	}
 	r.Version, r.Sealed = 1, make([]string, len(records))
 	for i := range records {
-		r.Sealed[i] = sealedDigest(records[i].sealed)
+		r.Sealed[i] = recordDigest(records[i].collection, records[i].expires, records[i].sealed)
 	}
-}
-
-// sealedDigest is what an entry says of a record as it was written. What is sealed is noise, so is its hash: it lets the
-// table be held against the log (Reconcile).
-func sealedDigest(sealed []byte) string {
-	sum := sha256.Sum256(sealed)
-	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // prepare decides, validates and seals: what the batch wants committed, and its answer once it is.

@@ -1,8 +1,11 @@
 package vault
 
 import (
+	"context"
 	"encoding/json"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/privault/privault/vault/policy"
 )
@@ -19,10 +22,11 @@ type entry struct {
 	Network    string     `json:"network,omitempty"` // where a key was refused for where it was used
 	Purpose    string     `json:"purpose,omitempty"`
 	Action     string     `json:"action"`
+	Route      string     `json:"route,omitempty"`   // of a call that was refused before an operation began
 	Outcome    string     `json:"outcome"`           // ok, denied or failed
 	Problem    string     `json:"problem,omitempty"` // the slug of what the caller was told
 	Rule       string     `json:"rule,omitempty"`    // what the policy decided by; of several rulings, one that allowed
-	Items      int        `json:"items,omitempty"`   // of a batch: how many were asked for
+	Items      int        `json:"items,omitempty"`   // of a batch: how many were asked for; of refused calls: how many they were
 	Refused    int        `json:"refused,omitempty"` // of a batch: how many of them were not done
 	Resources  []resource `json:"resources,omitempty"`
 
@@ -42,10 +46,10 @@ type resource struct {
 	Transform  string   `json:"transform,omitempty"`
 	Fields     []string `json:"fields,omitempty"`
 	View       string   `json:"view,omitempty"`
-	Outcome    string   `json:"outcome,omitempty"` // denied: asked for and not shown; loosened: their masks show more from now on
+	Outcome    string   `json:"outcome,omitempty"` // denied: asked for and not shown; loosened: their masks show more from now on; deleted: the records are no more
 	Rule       string   `json:"rule,omitempty"`    // what decided on this view, where a call has several rulings
 	Records    []string `json:"records,omitempty"`
-	Sealed     []string `json:"sealed,omitempty"` // SHA-256 of each record as it was written, base64
+	Sealed     []string `json:"sealed,omitempty"` // the digest of each record as it was written (recordDigest)
 	Principal  string   `json:"principal,omitempty"`
 	Credential string   `json:"credential,omitempty"`
 	Job        string   `json:"job,omitempty"`
@@ -65,6 +69,7 @@ const (
 	outcomeFailed = "failed"
 
 	outcomeLoosened = "loosened"
+	outcomeDeleted  = "deleted"
 )
 
 // open starts the entry of an operation.
@@ -80,10 +85,8 @@ func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
 			return nil, err
 		}
 	}
-	e := &entry{
-		ID: formatID(entryPrefix, id), At: at.Format("2006-01-02T15:04:05.000000Z"), Action: string(action), Outcome: outcomeOK,
-		Request: who.Request, Purpose: who.Purpose, id: id, at: at, who: who, law: in,
-	}
+	e := newEntry(id, at, action)
+	e.Request, e.Purpose, e.who, e.law = who.Request, who.Purpose, who, in
 	if who.Principal != (ID{}) {
 		e.Principal, e.Credential = formatID(principalPrefix, who.Principal), formatID(credentialPrefix, who.Credential)
 	}
@@ -91,6 +94,24 @@ func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
 		e.Method = who.Method
 	}
 	return e, nil
+}
+
+// newEntry is an entry of the deployment's.
+func newEntry(id ID, at time.Time, action policy.Action) *entry {
+	return &entry{ID: formatID(entryPrefix, id), At: at.Format("2006-01-02T15:04:05.000000Z"), Action: string(action), Outcome: outcomeOK, id: id, at: at}
+}
+
+// insertEntry writes an entry in the transaction of its work.
+func insertEntry(ctx context.Context, tx pgx.Tx, e *entry) error {
+	body, err := e.body()
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `
+		insert into privault.audit_entries (tenant_id, entry_id, principal_id, at, action, outcome, body)
+		values ($1, $2, $3, $4, $5, $6, $7)`,
+		e.who.Tenant, e.id, e.who.Principal, e.at, e.Action, e.Outcome, body)
+	return err
 }
 
 // close notes how the operation ended.

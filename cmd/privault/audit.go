@@ -18,6 +18,9 @@ type auditCmd struct {
 	Keygen auditKeygenCmd `cmd:"" help:"Make a key that signs the audit log's checkpoints, and print its public part."`
 	Verify auditVerifyCmd `cmd:"" help:"Check that an audit log is whole, or that an entry is in it, with the public key alone."`
 	Mirror auditMirrorCmd `cmd:"" help:"Copy an audit log into a folder, for checking it offline."`
+	Export auditExportCmd `cmd:"" help:"Copy the audit log's entries, in the order of the log, to a file, a syslog server or an OTLP receiver."`
+
+	Reconcile auditReconcileCmd `cmd:"" help:"Compare the records in the database with what the audit log says was stored, changed and deleted, and name those that differ. The exit code is 1 if any does, or if the log is damaged; 75 if the database is away."`
 }
 
 type auditKeygenCmd struct {

@@ -196,6 +196,9 @@ func (s *service) noteLastUsed(ctx context.Context) error {
 		if err := s.vault.NoteLastUsed(late); err != nil {
 			s.log.WarnContext(ctx, "when keys were last used is not written down", "error", err)
 		}
+		if err := s.vault.NoteRefusals(late); err != nil {
+			s.log.ErrorContext(ctx, "the entries of refused calls are not written yet", "error", err)
+		}
 		cancel()
 	}
 	return nil

@@ -52,9 +52,13 @@ const (
 	Sweep            Action = "sweep"         // likewise
 	Work             Action = "job.work"      // likewise: a batch of a job, which was decided on when it was enqueued
 
-	// IntroducePrincipal notes whom a configured authority vouches for; UseKey is refused where a key may not be used.
+	// IntroducePrincipal notes whom a configured authority vouches for; UseKey is refused where a key may not be used,
+	// or no longer; RefuseCall is what a call comes to that ends before its own action; ShipAudit is that the operator copies
+	// the log elsewhere. Nobody asks for them.
 	IntroducePrincipal Action = "principal.introduce"
 	UseKey             Action = "key.use"
+	RefuseCall         Action = "call.refuse"
+	ShipAudit          Action = "audit.ship"
 )
 
 // kind is the type of the resource that an action is decided on.

@@ -421,6 +421,25 @@ func (b *Bench) Count(query string, args ...any) int {
 	return CountURL(b.t, b.OwnerURL, query, args...)
 }
 
+// Texts runs a query of one text column in the data database, as its owner.
+func (b *Bench) Texts(query string, args ...any) (texts []string) {
+	b.t.Helper()
+	ctx := context.Background()
+	c, err := pgx.Connect(ctx, b.OwnerURL)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer c.Close(ctx)
+	rows, err := c.Query(ctx, query, args...)
+	if err == nil {
+		texts, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return texts
+}
+
 // CountURL is Count in a database.
 func CountURL(t testing.TB, url, query string, args ...any) int {
 	t.Helper()
