@@ -99,6 +99,9 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		if who.Purpose = r.Header.Get("Privault-Purpose"); who.Purpose != "" && !purposeShape.MatchString(who.Purpose) {
 			return invalid("", "purpose", "Privault-Purpose is a lower-case letter, then up to 62 of a-z 0-9 _ -")
 		}
+		if s.limits != nil {
+			who.Budget = s.budget(c, limitedBy(who))
+		}
 		c.Set(callerKey, who)
 		if !streams(c) {
 			ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)

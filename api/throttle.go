@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,13 +38,26 @@ func (s *Server) throttle(next echo.HandlerFunc) echo.HandlerFunc {
 			return next(c)
 		}
 		r, who := c.Request(), caller(c)
-		leave, err := s.limits.Enter(r.Context(), limit.Caller{Tenant: who.Tenant, Principal: who.Principal, Key: who.Credential},
-			s.limits.Cost(r.Method+" "+c.Path(), r.ContentLength))
+		leave, err := s.limits.Enter(r.Context(), limitedBy(who), s.limits.Cost(r.Method+" "+c.Path(), r.ContentLength))
 		if err != nil {
 			return s.limited(c, err)
 		}
 		defer leave()
 		return next(c)
+	}
+}
+
+func limitedBy(who vault.Caller) limit.Caller {
+	return limit.Caller{Tenant: who.Tenant, Principal: who.Principal, Key: who.Credential}
+}
+
+// budget bounds how many different values a caller may name.
+func (s *Server) budget(c echo.Context, who limit.Caller) func(context.Context, vault.Named) error {
+	return func(ctx context.Context, n vault.Named) error {
+		if err := s.limits.Distinct(ctx, who, n.Scope, n.Digests, n.Few); err != nil {
+			return s.limited(c, err)
+		}
+		return nil
 	}
 }
 
@@ -66,11 +80,14 @@ func (s *Server) limited(c echo.Context, err error) error {
 		h.Set("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", r.Policy, r.Rate.Burst, r.Rate.Window()))
 	}
 	h.Set("RateLimit", fmt.Sprintf("%q;r=0;t=%d", r.Policy, int(after.Seconds())))
-	kind := rateLimited
+	kind, detail := rateLimited, "the limit "+r.Policy+" is reached"
 	if r.Quota {
 		kind = quotaExceeded
 	}
-	return &vault.Error{Kind: kind, Detail: "the limit " + r.Policy + " is reached", RetryAfter: after}
+	if r.Policy == limit.DistinctValues {
+		detail += ": so many different values of one field may be named in a day; those that were named today are free"
+	}
+	return &vault.Error{Kind: kind, Detail: detail, RetryAfter: after}
 }
 
 // A body may come slowly, but not arbitrarily so: after bodyGrace it must have come at minBodyRate on average.

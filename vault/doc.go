@@ -30,6 +30,7 @@
 //	aliases       alias mint (their texts); index search (blind indexes); bind bond rebind lookup (what ties records to both,
 //	              when they are made, committed, changed and read)
 //	transforms    transform
+//	enumeration   budget
 //	who may what  tenant principal credential outsider; policies purpose law explain
 //	people        subject hold erasure; consent fact (what they said, as the policy sees it)
 //	evidence      log sequencer safekeeping (the Merkle log); evidence disclosure (reading it)

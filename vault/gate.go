@@ -32,6 +32,9 @@ type Caller struct {
 	Purpose    string              // what a read is for, as the caller says
 	Request    string              // the request's id, for the audit entry
 
+	// Budget, if any, is asked before the caller hears of values whether they are known; its error refuses the call.
+	Budget func(context.Context, Named) error
+
 	networks []netip.Prefix // where the key may be used from; empty: anywhere
 }
 

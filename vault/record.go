@@ -160,6 +160,9 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 	if err != nil {
 		return nil, v.refuseUnopened(ctx, who, policy.UpdateRecord, err)
 	}
+	if err := v.spendOnPatch(ctx, keys, who, collection, p); err != nil {
+		return nil, v.refuseUnopened(ctx, who, policy.UpdateRecord, err)
+	}
 	var rec *Record
 	err = v.within(ctx, who, policy.UpdateRecord, func(t *txn) error {
 		if !ok || !nameOfCollection.MatchString(collection) {

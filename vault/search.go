@@ -86,6 +86,9 @@ func (v *Vault) search(ctx context.Context, e *entry, s Search) ([]Match, string
 	if err := e.requireEach(policy.Search, coll, fieldsOf(terms), policy.SubjectFacts{}); err != nil {
 		return nil, "", err
 	}
+	if err := keys.spendOnTerms(ctx, e.who, coll, terms); err != nil {
+		return nil, "", err
+	}
 	list := "search\x00" + coll.Name + "\x00" + string(terms[0].digests[0])
 	after, err := keys.openCursor(list, s.Cursor)
 	if err != nil {

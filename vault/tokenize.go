@@ -169,6 +169,9 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := s.spendOnDrafts(ctx, e.who, drafts); err != nil {
+		return nil, nil, err
+	}
 	if coll.bound {
 		bound, err := s.bind(ctx, v, drafts)
 		if err != nil {

@@ -288,13 +288,17 @@ func (v *Vault) transformAll(ctx context.Context, e *entry, action policy.Action
 	if err != nil {
 		return nil, err
 	}
-	c := coder{keys: keys, transform: found, decode: action == policy.Decode, versions: map[int32]*version{}}
+	c := coder{keys: keys, transform: found, decode: action == policy.Decode, versions: map[int32]*version{}, naming: naming{keys: keys}}
+	c.counts = e.who.Budget != nil && !c.decode
 	done := make([]Transformed, len(items))
 	for i, item := range items {
 		done[i] = c.code(item, "/items/"+strconv.Itoa(i))
 		if done[i].Err != nil {
 			e.Refused++
 		}
+	}
+	if err := c.spend(ctx, e.who); err != nil {
+		return nil, err
 	}
 	e.Items = len(items)
 	if e.Refused == e.Items {
@@ -309,6 +313,8 @@ type coder struct {
 	transform *Transform
 	decode    bool
 	versions  map[int32]*version
+	counts    bool // what is encoded is named
+	naming
 }
 
 type version struct {
@@ -336,7 +342,11 @@ func (c *coder) code(item TransformItem, at string) Transformed {
 	if c.decode {
 		code = c.transform.shape.Decrypt
 	}
-	text, err := code(k.cipher, k.tweak, string(item.Value.Reveal()))
+	plain := item.Value.Reveal()
+	text, err := code(k.cipher, k.tweak, string(plain))
+	if err == nil && c.counts {
+		err = c.add("transform:"+c.transform.Name, true, append(boundTo("privault/1/budget", c.transform.id), plain...))
+	}
 	if err != nil {
 		return Transformed{Err: AsError(faultIn(err, at+"/value"))}
 	}

@@ -17,8 +17,9 @@ type Config struct {
 	MaxWaiting int      `json:"max_waiting"` // how many calls of a principal may be
 
 	Quotas      Quotas      `json:"quotas"`
-	Concurrency Concurrency `json:"concurrency"`     // counted in each replica
-	Distinct    int64       `json:"distinct_values"` // that a principal may name in one field in a day
+	Concurrency Concurrency `json:"concurrency"`         // counted in each replica
+	Distinct    int64       `json:"distinct_values"`     // that a principal may name in one field in a day
+	DistinctFew int64       `json:"distinct_values_few"` // likewise, where there are few: card numbers, SSNs, dates, postal codes
 
 	Costs         map[string]int `json:"costs"`          // "POST /v1/tokenize" → units; over the built-in ones
 	FailedAttempt int            `json:"failed_attempt"` // units that an address pays for a bad credential
@@ -80,7 +81,7 @@ func Defaults() Config {
 	return Config{
 		Principal: Rate{10_000, 20_000}, Key: Rate{10_000, 20_000}, Tenant: Rate{50_000, 100_000}, Address: Rate{20_000, 40_000},
 		MaxDelay: Duration(2 * time.Second), MaxWaiting: 20, Concurrency: Concurrency{Principal: 1000, Tenant: 4000},
-		Distinct: 50_000, FailedAttempt: 100,
+		Distinct: 50_000, DistinctFew: 10_000, FailedAttempt: 100,
 	}
 }
 
@@ -101,8 +102,8 @@ func (c Config) Faults() []string {
 	if d := time.Duration(c.MaxDelay); d < 0 || d > mostDelay {
 		bad("max_delay is 0s to 10s")
 	}
-	if c.MaxWaiting < 0 || c.MaxWaiting > maxQueue || c.Distinct < 0 || c.Distinct > 1e6 || c.FailedAttempt < 0 || c.Concurrency.Principal < 0 || c.Concurrency.Tenant < 0 {
-		bad("max_waiting is 0 to 1000, distinct_values 0 to 1000000, and no other number is negative")
+	if c.MaxWaiting < 0 || c.MaxWaiting > maxQueue || min(c.Distinct, c.DistinctFew) < 0 || max(c.Distinct, c.DistinctFew) > 1e6 || c.FailedAttempt < 0 || c.Concurrency.Principal < 0 || c.Concurrency.Tenant < 0 {
+		bad("max_waiting is 0 to 1000, distinct_values and distinct_values_few 0 to 1000000, and no other number is negative")
 	}
 	for _, q := range []Quota{c.Quotas.Principal, c.Quotas.Tenant} {
 		if q.Day < 0 || q.Month < 0 {

@@ -199,10 +199,22 @@ func (l *Limiter) wait(ctx context.Context, who Caller, delay time.Duration) err
 	}
 }
 
+// DistinctValues is the policy of a Refusal by Distinct.
+const DistinctValues = "distinct-values"
+
 // Distinct charges a principal for asking about values of a scope (a field), each by a keyed digest: how many different
 // ones it may name in a day is bounded, because whoever may name all of them has the field. Values named before are free.
-func (l *Limiter) Distinct(ctx context.Context, who Caller, scope string, digests [][8]byte) error {
-	if l == nil || l.config.Distinct == 0 || len(digests) == 0 {
+//
+// few says that the scope has few values, so that a smaller budget is needed to keep anybody from going through them.
+func (l *Limiter) Distinct(ctx context.Context, who Caller, scope string, digests [][8]byte, few bool) error {
+	if l == nil || len(digests) == 0 {
+		return nil
+	}
+	most := l.config.Distinct
+	if few {
+		most = l.config.DistinctFew
+	}
+	if most == 0 {
 		return nil
 	}
 	now := l.local.now().UTC()
@@ -210,16 +222,16 @@ func (l *Limiter) Distinct(ctx context.Context, who Caller, scope string, digest
 	k := key{kind: distinct, tenant: who.Tenant, id: who.Principal, period: day.Unix(), scope: scope}
 	fits, err := false, error(nil)
 	if l.shared != nil {
-		fits, err = l.shared.distinct(ctx, k, digests, l.config.Distinct)
+		fits, err = l.shared.distinct(ctx, k, digests, most)
 	}
 	if err != nil && l.shared.config.Closed {
 		return err
 	}
 	if l.shared == nil || err != nil {
-		fits = l.local.distinct(k, digests, l.config.Distinct)
+		fits = l.local.distinct(k, digests, most)
 	}
 	if !fits {
-		return &Refusal{Policy: "distinct-values", Quota: true, After: day.AddDate(0, 0, 1).Sub(now)}
+		return &Refusal{Policy: DistinctValues, Quota: true, After: day.AddDate(0, 0, 1).Sub(now)}
 	}
 	return nil
 }
