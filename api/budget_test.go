@@ -92,4 +92,3 @@ func TestNamingValuesHasABudget(t *testing.T) {
 		})
 	}
 }
-

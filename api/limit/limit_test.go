@@ -306,7 +306,9 @@ func TestDistinctValuesAreBounded(t *testing.T) {
 	for name, c := range map[string]limit.Config{"memory": {Distinct: 100}, "Redis": {Distinct: 100, Redis: &limit.Redis{URL: redis.URL}}} {
 		l := limit.New(c, nil)
 		defer l.Close()
-		ask := func(n byte, scope string, v [][8]byte) error { return l.Distinct(t.Context(), caller(n), scope, v, false) }
+		ask := func(n byte, scope string, v [][8]byte) error {
+			return l.Distinct(t.Context(), caller(n), scope, v, false)
+		}
 		for _, v := range [][][8]byte{values(0, 60), values(0, 60), values(20, 80), values(0, 100)} {
 			if err := ask(1, "people.email", v); err != nil {
 				t.Errorf("%s: %v", name, err)
