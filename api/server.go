@@ -106,6 +106,8 @@ func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 	v1.DELETE("/collections/:collection/records/:record", s.deleteRecord)
 	v1.POST("/tokenize", s.tokenize)
 	v1.POST("/detokenize", s.detokenize)
+	v1.POST("/tokens/validate", s.validateTokens)
+	v1.POST("/tokens/rotate", s.rotateTokens)
 	v1.GET("/transforms", s.listTransforms)
 	v1.PUT("/transforms/:transform", s.putTransform)
 	v1.GET("/transforms/:transform", s.getTransform)

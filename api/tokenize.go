@@ -94,10 +94,22 @@ type detokenizeRequest struct {
 }
 
 type tokenRef struct {
+	namedToken
+	View *string `json:"view"`
+}
+
+// namedToken is a token, and where it is from.
+type namedToken struct {
 	Token      *string `json:"token"`
 	Collection *string `json:"collection"`
 	Field      *string `json:"field"`
-	View       *string `json:"view"`
+}
+
+func (n namedToken) named(i int) (vault.TokenRef, error) {
+	if n.Token == nil {
+		return vault.TokenRef{}, invalid("/items/"+strconv.Itoa(i)+"/token", "required", "an item has a token")
+	}
+	return vault.TokenRef{Token: *n.Token, Collection: given(n.Collection), Field: given(n.Field)}, nil
 }
 
 func (s *Server) detokenize(c echo.Context) error {
@@ -107,10 +119,12 @@ func (s *Server) detokenize(c echo.Context) error {
 	}
 	refs := make([]vault.TokenRef, len(in.Items))
 	for i, item := range in.Items {
-		if item.Token == nil {
-			return invalid("/items/"+strconv.Itoa(i)+"/token", "required", "an item has a token")
+		ref, err := item.named(i)
+		if err != nil {
+			return err
 		}
-		refs[i] = vault.TokenRef{Token: *item.Token, Collection: given(item.Collection), Field: given(item.Field), View: given(item.View)}
+		ref.View = given(item.View)
+		refs[i] = ref
 	}
 	done, err := s.vault.Detokenize(c.Request().Context(), caller(c), refs)
 	if err != nil {
@@ -127,6 +141,70 @@ func (s *Server) detokenize(c echo.Context) error {
 		a.text("record", d.Record)
 		a.text("view", d.View)
 		a.raw("value", d.Value.Reveal())
+		return http.StatusOK
+	})
+}
+
+// tokensNamed reads a batch of tokens.
+func tokensNamed(c echo.Context) ([]vault.TokenRef, error) {
+	var in struct {
+		Items []namedToken `json:"items"`
+	}
+	if _, err := bind(c, maxBatchBody, &in); err != nil {
+		return nil, err
+	}
+	refs := make([]vault.TokenRef, len(in.Items))
+	for i, item := range in.Items {
+		ref, err := item.named(i)
+		if err != nil {
+			return nil, err
+		}
+		refs[i] = ref
+	}
+	return refs, nil
+}
+
+func (s *Server) validateTokens(c echo.Context) error {
+	refs, err := tokensNamed(c)
+	if err != nil {
+		return err
+	}
+	done, err := s.vault.ValidateTokens(c.Request().Context(), caller(c), refs)
+	if err != nil {
+		return err
+	}
+	return sendBatch(c, len(done), 120, func(a *answer, i int) int {
+		if done[i].Err != nil {
+			return a.problem(done[i].Err, requestID(c))
+		}
+		a.number("status", http.StatusOK)
+		a.raw("live", []byte("true"))
+		a.text("collection", done[i].Collection)
+		a.text("field", done[i].Field)
+		a.text("record", done[i].Record)
+		return http.StatusOK
+	})
+}
+
+func (s *Server) rotateTokens(c echo.Context) error {
+	refs, err := tokensNamed(c)
+	if err != nil {
+		return err
+	}
+	done, err := s.vault.RotateTokens(c.Request().Context(), caller(c), refs)
+	if err != nil {
+		return err
+	}
+	return sendBatch(c, len(done), 240, func(a *answer, i int) int {
+		if done[i].Err != nil {
+			return a.problem(done[i].Err, requestID(c))
+		}
+		a.number("status", http.StatusOK)
+		a.text("collection", done[i].Collection)
+		a.text("field", done[i].Field)
+		a.text("record", done[i].Record)
+		a.text("token", done[i].Tokens[done[i].Field])
+		a.texts("tokens", done[i].Tokens)
 		return http.StatusOK
 	})
 }

@@ -98,13 +98,15 @@ func (b *bonds) queueRest(batch *pgx.Batch, tenant ID) {
 // insertBound is insertTogether for a group with bonds. A change lacks something if an alias that it relies on is gone,
 // or if one that it makes, or a value that only one record may have, is somebody else's; then it is not admitted.
 //
-// The comparisons are "not in", which Postgres hashes whatever it thinks of the sizes. Each kind of row is locked or inserted in one order, so that two groups wait for each other and don't deadlock. An alias
-// counts as the change's own only if all that it stands for is: two changes may bring the same text for two values.
+// The comparisons are "not in", which Postgres hashes whatever it thinks of the sizes. Each kind of row is locked or
+// inserted in one order, here and wherever else (unbindAll, lockedAliases), so that two wait for each other and don't
+// deadlock. An alias counts as the change's own only if all that it stands for is: two changes may bring the same text for
+// two values.
 const insertBound = freshChanges + `, marked as materialized (
 		select m.* from unnest($22::uuid[], $23::uuid[], $24::bytea[], $25::int[]) as m(entry_id, record_id, digest, kind)
 	), relied as materialized (
 		select a.text_digest from privault.aliases a where a.tenant_id = $1 and a.text_digest = any($27)
-		order by a.text_digest for key share
+		order by a.value_digest, a.generation for key share
 	), wanted as materialized (
 		select w.* from unnest($28::uuid[], $29::bytea[], $30::uuid[], $31::int[], $32::bytea[], $33::uuid[], $34::int[], $35::bigint[], $36::bytea[], $37::bytea[])
 			as w(entry_id, text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)

@@ -28,7 +28,7 @@
 //	schemas       collection field
 //	values        tokenize record reveal resolve token
 //	aliases       alias mint (their texts); index search (blind indexes); bind bond rebind lookup (what ties records to both,
-//	              when they are made, committed, changed and read)
+//	              when they are made, committed, changed and read); reissue (new tokens for old)
 //	transforms    transform
 //	enumeration   budget
 //	who may what  tenant principal credential outsider; policies purpose law explain

@@ -291,7 +291,7 @@ func (v *Vault) conclude(ctx context.Context, t *txn, do func(*txn) error) error
 	if err := do(t); err != nil {
 		return err
 	}
-	if t.entry.Rule == "" {
+	if t.entry.Rule == "" && t.entry.Outcome == outcomeOK {
 		return errors.New("an operation finished without a decision")
 	}
 	if !v.store.apart {

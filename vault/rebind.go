@@ -68,13 +68,13 @@ func (r *reader) aliasOf(o *opened, f *field) (string, error) {
 }
 
 // rebind moves a record to the index entries and aliases of its new values, and gives what it is bound to then.
-// An alias of its own stays with the field, whatever its value.
-func (r *reader) rebind(ctx context.Context, t *txn, o *opened, values []value) (bound, error) {
+// An alias of its own stays with the field, whatever its value, unless the field is among those to be renewed.
+func (r *reader) rebind(ctx context.Context, t *txn, o *opened, values []value, renew map[uint32]bool) (bound, error) {
 	b := bound{texts: map[uint32]string{}}
 	if !o.coll.bound && len(o.row.digests) == 0 {
 		return b, nil
 	}
-	if err := r.keepOwn(ctx, t, o, values, &b); err != nil {
+	if err := r.keepOwn(ctx, t, o, values, renew, &b); err != nil {
 		return b, err
 	}
 	shared := map[string]value{} // by value digest
@@ -106,8 +106,8 @@ func (r *reader) rebind(ctx context.Context, t *txn, o *opened, values []value) 
 	return b, t.unbind(ctx, o.row.id, without(o.row.digests, digestsOf(b.marks)))
 }
 
-// keepOwn carries the record's own aliases on, those of fields that keep a value.
-func (r *reader) keepOwn(ctx context.Context, t *txn, o *opened, values []value, b *bound) error {
+// keepOwn carries the record's own aliases on, those of fields that keep a value, or makes others for those to be renewed.
+func (r *reader) keepOwn(ctx context.Context, t *txn, o *opened, values []value, renew map[uint32]bool, b *bound) error {
 	for _, val := range values {
 		f := o.coll.byNumber(val.number)
 		if f == nil {
@@ -117,7 +117,7 @@ func (r *reader) keepOwn(ctx context.Context, t *txn, o *opened, values []value,
 		if err != nil {
 			return err
 		}
-		if text == nil {
+		if text == nil || renew[val.number] {
 			if f.supplied == suppliedRequired && !f.ofValue() {
 				return invalid("/fields/"+f.name, "required", "a value of this field is stored with the token that comes with it; a patch has none")
 			}

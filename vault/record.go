@@ -191,13 +191,13 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 	return rec, err
 }
 
-// openForUpdate locks a record against other changes and opens it.
+// openForUpdate locks a record against other changes and opens it. Without a collection, it may be of any.
 func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, id ID) (*opened, error) {
 	row := &row{id: id}
 	err := t.data.QueryRow(ctx, `
 		select r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed, r.digests
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
-		where r.tenant_id = $1 and r.record_id = $2 and c.name = $3 and (r.expires_at is null or r.expires_at > $4)
+		where r.tenant_id = $1 and r.record_id = $2 and (c.name = $3 or $3 = '') and (r.expires_at is null or r.expires_at > $4)
 		for update of r`, t.who.Tenant, id, collection, t.now).
 		Scan(&row.subject, &row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed, &row.digests)
 	if err == nil && row.subject != nil {
@@ -234,15 +234,29 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 	if err != nil {
 		return nil, err
 	}
-	version, expires := o.row.version+1, o.row.expires
+	w := rewriting{values: values, expires: o.row.expires, epoch: o.row.epoch, fields: p.names()}
 	if p.SetExpires {
-		expires = microseconds(p.Expires)
+		w.expires = microseconds(p.Expires)
 	}
-	bound, err := r.rebind(ctx, t, o, values)
-	if err != nil {
+	if w.bound, err = r.rebind(ctx, t, o, values, nil); err != nil {
 		return nil, err
 	}
-	sealed, wrapped, err := r.keys.sealRecord(o.coll.id, o.row.id, version, append(slices.Clip(values), bound.boxes...))
+	return r.rewrite(ctx, t, o, w)
+}
+
+// rewriting is a record as it will be.
+type rewriting struct {
+	values  []value // in the order of their numbers
+	bound   bound
+	expires *time.Time
+	epoch   int32
+	fields  []string // that the entry names
+}
+
+// rewrite seals a record anew, under a new DEK.
+func (r *reader) rewrite(ctx context.Context, t *txn, o *opened, w rewriting) (*Record, error) {
+	version := o.row.version + 1
+	sealed, wrapped, err := r.keys.sealRecord(o.coll.id, o.row.id, version, append(slices.Clip(w.values), w.bound.boxes...))
 	if err != nil {
 		return nil, err
 	}
@@ -254,17 +268,17 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 		return nil, err
 	}
 	_, err = t.data.Exec(ctx, `
-		update privault.records set version = $3, sealed = $4, expires_at = $5, updated_at = $6, digests = $7
-		where tenant_id = $1 and record_id = $2`, t.who.Tenant, o.row.id, version, sealed, expires, t.now, digestsOf(bound.marks))
+		update privault.records set version = $3, sealed = $4, expires_at = $5, updated_at = $6, digests = $7, epoch = $8
+		where tenant_id = $1 and record_id = $2`, t.who.Tenant, o.row.id, version, sealed, w.expires, t.now, digestsOf(w.bound.marks), w.epoch)
 	if err != nil {
 		return nil, err
 	}
 	t.shredLater = append(t.shredLater, recordVersion{o.row.id, o.row.version})
-	t.entry.Resources = []resource{{Collection: o.coll.Name, Fields: p.names(), Records: []string{o.id},
-		Version: version, Sealed: []string{recordDigest(o.coll.id, expires, sealed)}}}
+	t.entry.Resources = append(t.entry.Resources, resource{Collection: o.coll.Name, Fields: w.fields, Records: []string{o.id},
+		Version: version, Sealed: []string{recordDigest(o.coll.id, w.expires, sealed)}})
 	t.entry.touches(o.row.subject, o.row.id)
-	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: t.now, Expires: expires}
-	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, values, bound.texts)
+	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: t.now, Expires: w.expires}
+	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, w.epoch, w.values, w.bound.texts)
 	return rec, err
 }
 

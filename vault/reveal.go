@@ -33,27 +33,73 @@ type Revealed struct {
 // Detokenize gives the values behind tokens, an outcome for each in its order. Unknown, foreign, expired and deleted
 // tokens are refused alike. It returns once the audit entry that says what was revealed is durable.
 func (v *Vault) Detokenize(ctx context.Context, who Caller, refs []TokenRef) ([]Revealed, error) {
-	e, err := v.open(who, policy.Detokenize)
+	done := make([]Revealed, len(refs))
+	errs, err := v.behindTokens(ctx, who, policy.Detokenize, refs, func(r *reader, i int, o *opened, f *field) (err error) {
+		done[i], err = r.reveal(o, f, refs[i].View, "/items/"+strconv.Itoa(i)+"/view")
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	done, err := v.detokenize(ctx, e, refs)
+	for i := range errs {
+		done[i].Err = errs[i]
+	}
+	return done, nil
+}
+
+// Live is the outcome of one TokenRef of ValidateTokens: either Err, or what the token stands for.
+type Live struct {
+	Collection string
+	Field      string
+	Record     string
+	Err        *Error
+}
+
+// ValidateTokens says which tokens resolve, and shows no value. All others are refused alike, as by Detokenize.
+func (v *Vault) ValidateTokens(ctx context.Context, who Caller, refs []TokenRef) ([]Live, error) {
+	done := make([]Live, len(refs))
+	errs, err := v.behindTokens(ctx, who, policy.ValidateToken, refs, func(r *reader, i int, o *opened, f *field) error {
+		err := r.entry.requireShown(policy.ValidateToken, policy.NoView, o, f)
+		r.note(o, f, policy.NoView, err != nil)
+		if err == nil {
+			done[i] = Live{Collection: o.coll.Name, Field: f.name, Record: o.id}
+		}
+		return err
+	})
 	if err != nil {
-		return nil, v.refuse(ctx, e, err)
+		return nil, err
 	}
-	if err := v.commit(ctx, &change{entry: e}); err != nil {
-		return nil, AsError(err)
+	for i := range errs {
+		done[i].Err = errs[i]
 	}
-	v.metrics.batch(string(policy.Detokenize), e.Items, e.Refused)
 	return done, nil
 }
 
 var errTokenNotFound = &Error{Kind: TokenNotFound,
 	Detail: "a token that does not begin with pvtk_ or pvdt_ is found with its collection and field"}
 
-func (v *Vault) detokenize(ctx context.Context, e *entry, refs []TokenRef) ([]Revealed, error) {
-	if len(refs) == 0 || len(refs) > MaxItems {
-		return nil, invalid("/items", "size", fmt.Sprintf("a batch has 1 to %d items", MaxItems))
+// behindTokens is an operation on what tokens lead to: do for each field of a record that one leads to. It gives the error
+// of each item, and returns once the entry is durable.
+func (v *Vault) behindTokens(ctx context.Context, who Caller, action policy.Action, refs []TokenRef,
+	do func(r *reader, i int, o *opened, f *field) error) ([]*Error, error) {
+	e, err := v.open(who, action)
+	if err != nil {
+		return nil, err
+	}
+	errs, err := v.eachBehind(ctx, e, refs, do)
+	if err != nil {
+		return nil, v.refuse(ctx, e, err)
+	}
+	if err := v.commit(ctx, &change{entry: e}); err != nil {
+		return nil, AsError(err)
+	}
+	v.metrics.batch(string(action), e.Items, e.Refused)
+	return errs, nil
+}
+
+func (v *Vault) eachBehind(ctx context.Context, e *entry, refs []TokenRef, do func(r *reader, i int, o *opened, f *field) error) ([]*Error, error) {
+	if err := checkBatch(len(refs)); err != nil {
+		return nil, err
 	}
 	keys, err := v.keyring.of(ctx, e.who.Tenant)
 	if err != nil {
@@ -64,23 +110,36 @@ func (v *Vault) detokenize(ctx context.Context, e *entry, refs []TokenRef) ([]Re
 		return nil, err
 	}
 	r := v.newReader(keys, e)
-	done := make([]Revealed, len(refs))
+	errs := make([]*Error, len(refs))
 	for i, ref := range refs {
-		done[i], err = r.reveal(ctx, ref, leads[i], rows, "/items/"+strconv.Itoa(i)+"/view")
+		o, f, err := r.follow(ctx, ref, leads[i], rows)
+		if err == nil {
+			err = do(r, i, o, f)
+		}
 		if err != nil {
-			done[i].Err = AsError(err)
-			if done[i].Err.Kind == IntegrityFailure {
-				v.log.ErrorContext(ctx, "integrity failure", "request_id", e.Request, "error", done[i].Err)
-			}
-			e.Refused++
+			errs[i] = r.failed(ctx, err)
 		}
 	}
 	r.conclude()
-	e.Items = len(refs)
-	if e.Refused == e.Items {
-		e.close(done[0].Err)
+	e.ended(errs)
+	return errs, nil
+}
+
+// failed counts an item that failed.
+func (r *reader) failed(ctx context.Context, err error) *Error {
+	r.entry.Refused++
+	failed := AsError(err)
+	if failed.Kind == IntegrityFailure {
+		r.vault.log.ErrorContext(ctx, "integrity failure", "request_id", r.entry.Request, "error", failed)
 	}
-	return done, nil
+	return failed
+}
+
+// ended notes how a batch ended: failed, if every item did.
+func (e *entry) ended(errs []*Error) {
+	if e.Items = len(errs); e.Refused == e.Items {
+		e.close(errs[0])
+	}
 }
 
 // reader opens the records of one operation, each once, and notes in its entry what it showed.
@@ -122,12 +181,8 @@ type opened struct {
 	facts policy.SubjectFacts
 }
 
-func (r *reader) reveal(ctx context.Context, ref TokenRef, p *lead, rows map[ID]*row, viewAt string) (Revealed, error) {
-	o, f, err := r.follow(ctx, ref, p, rows)
-	if err != nil {
-		return Revealed{}, err
-	}
-	view, err := policy.ParseView(ref.View)
+func (r *reader) reveal(o *opened, f *field, shown, viewAt string) (Revealed, error) {
+	view, err := policy.ParseView(shown)
 	if err != nil {
 		return Revealed{}, invalid(viewAt, "view", err.Error())
 	}
@@ -225,6 +280,9 @@ func (r *reader) note(o *opened, f *field, view policy.View, denied bool) {
 // entry says of each record which fields were shown, and no more.
 func (r *reader) conclude() {
 	index, touched := map[string]int{}, map[ID]bool{}
+	for _, t := range r.entry.touched {
+		touched[t.record] = true // what was rewritten is noted already
+	}
 	for _, n := range r.order {
 		alike := strings.Join(append([]string{n.Collection, n.View, n.Outcome, n.Rule}, n.Fields...), "\x00")
 		i, have := index[alike]

@@ -47,6 +47,20 @@ func TestForeignIsUnknown(t *testing.T) {
 			}
 			return done[0].Err
 		},
+		"ValidateTokens": func(token, _, _, _, _ string) error {
+			done, err := v.ValidateTokens(ctx, stranger, []vault.TokenRef{{Token: token}})
+			if err != nil {
+				return err
+			}
+			return done[0].Err
+		},
+		"RotateTokens": func(token, _, _, _, _ string) error {
+			done, err := v.RotateTokens(ctx, stranger, []vault.TokenRef{{Token: token}})
+			if err != nil {
+				return err
+			}
+			return done[0].Err
+		},
 		"GetRecord": func(_, record, _, _, _ string) error {
 			_, err := v.GetRecord(ctx, stranger, "people", record, nil, "")
 			return err

@@ -16,6 +16,13 @@ import (
 // MaxItems is the most items that one batch may have.
 const MaxItems = 1000
 
+func checkBatch(items int) error {
+	if items == 0 || items > MaxItems {
+		return invalid("/items", "size", fmt.Sprintf("a batch has 1 to %d items", MaxItems))
+	}
+	return nil
+}
+
 // NewRecord is a record to be stored.
 type NewRecord struct {
 	Subject string            // the person, by the owner's opaque reference; empty: none
@@ -159,8 +166,8 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	if err := e.requireSome(policy.Tokenize, policy.NoView, coll, policy.SubjectFacts{}); err != nil {
 		return nil, nil, err
 	}
-	if len(b.Items) == 0 || len(b.Items) > MaxItems {
-		return nil, nil, invalid("/items", "size", fmt.Sprintf("a batch has 1 to %d items", MaxItems))
+	if err := checkBatch(len(b.Items)); err != nil {
+		return nil, nil, err
 	}
 	c := &change{entry: e, schema: schemaRef{coll.id, coll.Version}, records: make([]newRecord, 0, len(b.Items))}
 	done := make([]Tokenized, len(b.Items))

@@ -168,6 +168,11 @@ func operations() []operation {
 				_, err := s.Detokenize(ctx, who, nil)
 				return err
 			}},
+		{name: "ValidateTokens", action: policy.ValidateToken, problem: vault.TokenNotFound,
+			do: func(s *scene, who vault.Caller) error { return validate(s, who, s.record.Tokens["email"]) },
+			fail: func(s *scene, who vault.Caller) error {
+				return validate(s, who, s.record.Tokens["email"]+"x")
+			}},
 		{name: "GetRecord", action: policy.ReadRecord, problem: vault.NotFound,
 			do: func(s *scene, who vault.Caller) error {
 				_, err := s.GetRecord(ctx, who, "people", s.record.Record, nil, "masked")
@@ -184,6 +189,17 @@ func operations() []operation {
 			},
 			fail: func(s *scene, who vault.Caller) error {
 				_, err := s.PatchRecord(ctx, who, "people", s.record.Record, vault.Patch{Remove: []string{"name"}, IfVersion: 9})
+				return err
+			}},
+		{name: "RotateTokens", action: policy.RotateToken, problem: vault.TokenNotFound,
+			do: func(s *scene, who vault.Caller) error { return rotate(s, who, s.record.Tokens["email"]) },
+			fail: func(s *scene, who vault.Caller) error {
+				return rotate(s, who, s.record.Tokens["email"]+"x")
+			}},
+		{name: "RotateTokens, of a value", action: policy.RotateToken, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error { return rotate(s, who, s.record.Tokens["phone"]) },
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.RotateTokens(ctx, who, nil)
 				return err
 			}},
 		{name: "DeleteRecord", action: policy.DeleteRecord, problem: vault.NotFound,
@@ -370,6 +386,29 @@ func operations() []operation {
 // reveal asks for one token and gives its error, whether of the call or of the item.
 func reveal(s *scene, who vault.Caller, token, view string) error {
 	done, err := s.Detokenize(context.Background(), who, []vault.TokenRef{{Token: token, View: view}})
+	if err != nil {
+		return err
+	}
+	if done[0].Err != nil {
+		return done[0].Err
+	}
+	return nil
+}
+
+// validate and rotate do likewise.
+func validate(s *scene, who vault.Caller, token string) error {
+	done, err := s.ValidateTokens(context.Background(), who, []vault.TokenRef{{Token: token}})
+	if err != nil {
+		return err
+	}
+	if done[0].Err != nil {
+		return done[0].Err
+	}
+	return nil
+}
+
+func rotate(s *scene, who vault.Caller, token string) error {
+	done, err := s.RotateTokens(context.Background(), who, []vault.TokenRef{{Token: token}})
 	if err != nil {
 		return err
 	}

@@ -281,8 +281,8 @@ func (v *Vault) transformAll(ctx context.Context, e *entry, action policy.Action
 		return nil, err
 	}
 	e.Resources = []resource{{Transform: name}}
-	if len(items) == 0 || len(items) > MaxItems {
-		return nil, invalid("/items", "size", fmt.Sprintf("a batch has 1 to %d items", MaxItems))
+	if err := checkBatch(len(items)); err != nil {
+		return nil, err
 	}
 	keys, err := v.keyring.of(ctx, e.who.Tenant)
 	if err != nil {

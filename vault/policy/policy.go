@@ -22,6 +22,8 @@ const (
 	DropCollection   Action = "collection.delete"
 	Tokenize         Action = "tokenize"
 	Detokenize       Action = "detokenize"
+	ValidateToken    Action = "token.validate" // says that a token resolves, and shows nothing
+	RotateToken      Action = "token.rotate"
 	ReadRecord       Action = "record.read"
 	UpdateRecord     Action = "record.update"
 	DeleteRecord     Action = "record.delete"
@@ -90,6 +92,8 @@ var actions = []struct {
 	{DropCollection, onCollection, 0},
 	{Tokenize, onField, 0},
 	{Detokenize, onField, reveals},
+	{ValidateToken, onField, 0},
+	{RotateToken, onField, 0},
 	{ReadRecord, onField, reveals},
 	{UpdateRecord, onField, 0},
 	{DeleteRecord, onField, 0},

@@ -21,6 +21,8 @@ collection.read     -      -               -                      -             
 collection.delete   -      .               .                      .               .           .        .         -          .
 tokenize            .      -               .                      .               .           .        .         -          .
 detokenize          .      .               masked                 plain           .           .        .         plain      .
+token.validate      .      -               -                      -               .           .        .         -          .
+token.rotate        .      -               .                      .               .           .        .         -          .
 record.read         .      .               masked                 plain           .           .        .         plain      .
 record.update       .      -               .                      .               .           .        .         -          .
 record.delete       .      -               .                      .               .           .        .         -          .
