@@ -28,7 +28,9 @@ const (
 var errLineTooLong = errors.New("line too long")
 
 // streams says whether a request may take as long as it likes.
-func streams(c echo.Context) bool { return strings.HasSuffix(c.Path(), "/import") }
+func streams(c echo.Context) bool {
+	return strings.HasSuffix(c.Path(), "/import") || strings.HasSuffix(c.Path(), "/export")
+}
 
 // importRecords streams both ways: a record a line in, its outcome a line out, in order. A line that fails leaves the
 // others alone. An outcome is written after its record is durable.

@@ -79,6 +79,13 @@ func sendRecord(c echo.Context, rec *vault.Record) error {
 	c.Response().Header().Set("ETag", etag(rec.Version))
 	a := answer{b: make([]byte, 0, 512), fresh: true}
 	a.open('{')
+	a.record(rec)
+	a.close('}')
+	return a.send(c, http.StatusOK)
+}
+
+// record writes the members of a record.
+func (a *answer) record(rec *vault.Record) {
 	a.text("record", rec.ID)
 	a.number("version", int(rec.Version))
 	if rec.Subject != "" {
@@ -98,8 +105,6 @@ func sendRecord(c echo.Context, rec *vault.Record) error {
 	if rec.Expires != nil {
 		a.time("expires_at", *rec.Expires)
 	}
-	a.close('}')
-	return a.send(c, http.StatusOK)
 }
 
 func etag(version int32) string { return `"` + strconv.Itoa(int(version)) + `"` }

@@ -100,6 +100,7 @@ func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 	v1.GET("/collections/:collection", s.getCollection)
 	v1.DELETE("/collections/:collection", s.deleteCollection)
 	v1.POST("/collections/:collection/import", s.importRecords)
+	v1.POST("/collections/:collection/export", s.exportRecords)
 	v1.POST("/collections/:collection/search", s.searchRecords)
 	v1.GET("/collections/:collection/records/:record", s.getRecord)
 	v1.PATCH("/collections/:collection/records/:record", s.patchRecord)

@@ -243,3 +243,9 @@ func (l *law) barred(action policy.Action, c *Collection, f *field, purpose stri
 	}
 	return "", nil
 }
+
+// unwanted says whether the person keeps its records from being found for a purpose.
+func (l *law) unwanted(purpose string, s policy.SubjectFacts) bool {
+	p, registered := l.purposes[purpose]
+	return s.Restricted || purpose != "" && s.Objected || registered && p.RequiresConsent() && !s.Consented
+}

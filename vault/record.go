@@ -72,7 +72,7 @@ func (v *Vault) getRecord(ctx context.Context, e *entry, collection, record stri
 		}
 	}
 	defer r.conclude()
-	return r.record(o, fields, wanted)
+	return r.record(o, fields, policy.ReadRecord, func(*field) policy.View { return wanted })
 }
 
 // openWithAliases opens a record, and has read the aliases of its values with it. The two are two statements: a record
@@ -104,8 +104,8 @@ func (r *reader) openWithAliases(ctx context.Context, collection string, id ID) 
 	return o, nil
 }
 
-// record gives a record's parts: those of fields, or all.
-func (r *reader) record(o *opened, fields []string, view policy.View) (*Record, error) {
+// record gives a record's parts, those of fields or all, each in its view.
+func (r *reader) record(o *opened, fields []string, action policy.Action, view func(*field) policy.View) (*Record, error) {
 	rec := &Record{ID: o.id, Version: o.row.version, Fields: map[string]Secret{},
 		Created: o.row.created, Updated: o.row.updated, Expires: o.row.expires}
 	subject, err := r.plain(o, subjectField)
@@ -118,7 +118,7 @@ func (r *reader) record(o *opened, fields []string, view policy.View) (*Record, 
 		if f == nil || len(fields) > 0 && !slices.Contains(fields, f.name) {
 			continue
 		}
-		if rec.Fields[f.name], err = r.show(o, f, view, policy.ReadRecord); err != nil {
+		if rec.Fields[f.name], err = r.show(o, f, view(f), action); err != nil {
 			return nil, err
 		}
 	}

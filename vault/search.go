@@ -36,7 +36,7 @@ type Match struct {
 const maxTerms = 8
 
 // SearchRecords finds records by their blind indexes, in the order of their ids. The values are compared after they have
-// been normalised. next is the cursor of the next page; empty at the end.
+// been normalised. Records whose persons have restricted the processing, or don't want its purpose, are left out. next is the cursor of the next page; empty at the end.
 func (v *Vault) SearchRecords(ctx context.Context, who Caller, s Search) (page []Match, next string, err error) {
 	e, err := v.open(who, policy.Search)
 	if err != nil {
@@ -46,7 +46,7 @@ func (v *Vault) SearchRecords(ctx context.Context, who Caller, s Search) (page [
 	if err != nil {
 		return nil, "", v.refuse(ctx, e, err)
 	}
-	e.Items = len(page)
+	e.Items = len(page) + e.Refused
 	if err := v.commit(ctx, &change{entry: e}); err != nil {
 		return nil, "", AsError(err)
 	}
@@ -190,6 +190,7 @@ func (v *Vault) matches(ctx context.Context, keys *tenantKeys, e *entry, coll *C
 	}
 	r := v.newReader(keys, e)
 	page := make([]Match, 0, len(ids))
+	var withheld []string
 	for _, id := range ids {
 		if found.rows[id] == nil {
 			continue
@@ -204,6 +205,10 @@ func (v *Vault) matches(ctx context.Context, keys *tenantKeys, e *entry, coll *C
 			}
 			continue
 		}
+		if !e.maySearch(o, terms) {
+			withheld = append(withheld, o.id)
+			continue
+		}
 		tokens, err := r.tokens(o, nil)
 		if err != nil {
 			return nil, err
@@ -215,8 +220,20 @@ func (v *Vault) matches(ctx context.Context, keys *tenantKeys, e *entry, coll *C
 		names[i] = t.field.name
 	}
 	slices.Sort(names)
-	e.Resources = []resource{{Collection: coll.Name, Fields: slices.Compact(names), Records: recordsOf(page)}}
+	names = slices.Compact(names)
+	e.Resources = []resource{{Collection: coll.Name, Fields: names, Records: recordsOf(page)}}
+	if e.Refused = len(withheld); e.Refused > 0 {
+		e.Resources = append(e.Resources, resource{Collection: coll.Name, Fields: names, Records: withheld, Outcome: outcomeDenied})
+	}
 	return page, nil
+}
+
+// maySearch says whether a record may be found: its person may have had the processing restricted, or not want the purpose.
+func (e *entry) maySearch(o *opened, terms []sought) bool {
+	if e.law.unwanted(e.who.Purpose, o.facts) {
+		return false
+	}
+	return e.requireEach(policy.Search, o.coll, fieldsOf(terms), o.facts) == nil
 }
 
 func recordsOf(page []Match) []string {

@@ -182,6 +182,13 @@ func operations() []operation {
 				_, err := s.GetRecord(ctx, who, "empty", s.record.Record, nil, "masked")
 				return err
 			}},
+		{name: "ExportRecords", action: policy.Export, problem: vault.NotFound,
+			do: func(s *scene, who vault.Caller) error {
+				return s.ExportRecords(ctx, who, vault.Export{Collection: "people"}, func([]vault.Exported) error { return nil })
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				return s.ExportRecords(ctx, who, vault.Export{Collection: "nobody"}, func([]vault.Exported) error { return nil })
+			}},
 		{name: "PatchRecord", action: policy.UpdateRecord, problem: vault.PreconditionFailed,
 			do: func(s *scene, who vault.Caller) error {
 				_, err := s.PatchRecord(ctx, who, "people", s.record.Record, vault.Patch{Fields: map[string]vault.Secret{"name": secret(`"Ann"`)}, IfVersion: 1})

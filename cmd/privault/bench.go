@@ -136,7 +136,7 @@ const (
 
 func newBenchTarget(ctx context.Context, dev *devFile) (*benchTarget, error) {
 	t := &benchTarget{dev: dev, addr: strings.TrimPrefix(dev.URL, "http://")}
-	client := importCmd{URL: dev.URL, APIKey: dev.APIKey}
+	client := connection{URL: dev.URL, APIKey: dev.APIKey}
 	status, body, err := client.call(ctx, http.MethodPut, "/v1/collections/"+benchCollection, []byte(`{"fields":{"email":{"type":"email"}}}`), "")
 	if err != nil || status != http.StatusCreated {
 		return nil, fmt.Errorf("make the collection: %s %w", problemText(status, body), err)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -9,14 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -29,13 +25,15 @@ type importCmd struct {
 	Map        []string `sep:"none" placeholder:"COLUMN=FIELD" help:"Store this column in that field; repeat it. Without --map, columns go to the fields of their names and others are left out."`
 	ID         string   `name:"id" placeholder:"COLUMN" help:"The column that stands beside the tokens in the output; by default the first."`
 	Subject    string   `placeholder:"COLUMN" help:"The column that holds the subject's reference."`
+	Token      []string `sep:"none" placeholder:"FIELD=COLUMN" help:"The column that holds the token which the field's value has already; repeat it. The field's definition says whether it takes tokens from outside."`
+	Exported   bool     `help:"The file was written by privault export: its columns are known. Tokens go along where a field takes them, but for those that begin with pvtk_ or pvdt_, which only their own tenant can make."`
+	Expires    string   `placeholder:"COLUMN" help:"The column that holds when the record expires, as RFC 3339 has it."`
 	Out        string   `type:"path" placeholder:"FILE" help:"Where ids and tokens go, as CSV; by default FILE.tokens.csv."`
-	URL        string   `env:"PRIVAULT_URL" help:"Address of the server; by default that of the development server in ./.privault."`
-	KeyFile    string   `type:"existingfile" placeholder:"FILE" help:"File with the API key; by default PRIVAULT_API_KEY, or the development server's."`
-	APIKey     string   `kong:"-"` // never a flag: command lines are seen by others
 	Chunk      int      `default:"500" help:"Records in one request, 1 to 1000."`
 	Parallel   int      `default:"4" help:"Requests at once, 1 to 16."`
 	Restart    bool     `help:"Forget an import of this file that was cut short, and start anew."`
+
+	connection `embed:""`
 }
 
 // importState is what makes an import resumable: FILE.tokens.csv.state. A chunk is sent under an Idempotency-Key made
@@ -73,11 +71,11 @@ func (i *importCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	types, err := i.fieldTypes(ctx)
+	fields, err := i.fields(ctx, i.Collection)
 	if err != nil {
 		return err
 	}
-	source, err := newSource(i, file, types)
+	source, err := newSource(i, file, fields)
 	if err != nil {
 		return err
 	}
@@ -88,76 +86,9 @@ func (i *importCmd) Run(ctx context.Context) error {
 	return i.transfer(ctx, source, state, info.Size())
 }
 
-// credentials finds the server and the key.
-func (i *importCmd) credentials() error {
-	i.APIKey = os.Getenv("PRIVAULT_API_KEY")
-	if i.KeyFile != "" {
-		b, err := os.ReadFile(i.KeyFile)
-		if err != nil {
-			return err
-		}
-		i.APIKey = string(bytes.TrimSpace(b))
-	}
-	if i.URL != "" && i.APIKey != "" {
-		return nil
-	}
-	var dev devFile
-	b, err := os.ReadFile(filepath.Join(".privault", "dev.json"))
-	if err == nil {
-		err = json.Unmarshal(b, &dev)
-	}
-	if err != nil {
-		return &configError{[]string{"no server: give --url and PRIVAULT_API_KEY (or --key-file), or start `privault dev` in this folder"}}
-	}
-	if i.URL == "" {
-		i.URL = dev.URL
-	}
-	if i.APIKey == "" && i.URL != dev.URL {
-		return &configError{[]string{"no key for " + i.URL + ": give PRIVAULT_API_KEY or --key-file; the development server's key goes nowhere else"}}
-	}
-	if i.APIKey == "" {
-		i.APIKey = dev.APIKey
-	}
-	return nil
-}
-
-// fieldTypes asks for the collection's schema.
-func (i *importCmd) fieldTypes(ctx context.Context) (map[string]string, error) {
-	var c struct {
-		Fields map[string]struct {
-			Type string `json:"type"`
-		} `json:"fields"`
-	}
-	status, body, err := i.call(ctx, http.MethodGet, "/v1/collections/"+url.PathEscape(i.Collection), nil, "")
-	if err != nil {
-		return nil, err
-	}
-	if status != http.StatusOK {
-		return nil, fmt.Errorf("read the collection %s: %s", i.Collection, problemText(status, body))
-	}
-	types := map[string]string{}
-	err = json.Unmarshal(body, &c)
-	for name, f := range c.Fields {
-		types[name] = f.Type
-	}
-	return types, err
-}
-
-func problemText(status int, body []byte) string {
-	var p struct {
-		Type   string `json:"type"`
-		Title  string `json:"title"`
-		Detail string `json:"detail"`
-	}
-	if json.Unmarshal(body, &p) != nil || p.Title == "" {
-		return fmt.Sprintf("the server answered %d", status)
-	}
-	return strings.TrimSuffix(fmt.Sprintf("%s (%d): %s", p.Title, status, p.Detail), ": ")
-}
-
 // resume reads where an earlier run of the same import stopped, or starts anew.
 func (i *importCmd) resume(info fs.FileInfo) (*importState, error) {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%q\x00%s\x00%s\x00%s\x00%s\x00%s\x00%d\x00%d\x00%d", i.Collection, i.Map, i.ID, i.Subject, i.URL, i.APIKey,
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%q\x00%q\x00%t\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%d\x00%d\x00%d", i.Collection, i.Map, i.Token, i.Exported, i.ID, i.Subject, i.Expires, i.URL, i.APIKey,
 		filepath.Base(i.File), i.Chunk, info.Size(), info.ModTime().UnixNano()))
 	fresh := &importState{ID: rand.Text(), Source: hex.EncodeToString(sum[:])}
 	b, err := os.ReadFile(i.stateFile())
@@ -329,33 +260,6 @@ func (i *importCmd) store(ctx context.Context, c *chunk, key string) error {
 			return ctx.Err()
 		}
 	}
-}
-
-var importClient = &http.Client{Timeout: 2 * time.Minute}
-
-// call gives status 0 if no answer came.
-func (i *importCmd) call(ctx context.Context, method, path string, body []byte, key string) (int, []byte, error) {
-	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(i.URL, "/")+path, bytes.NewReader(body))
-	if err != nil {
-		return 0, nil, errors.New("--url is not a URL")
-	}
-	r.Header.Set("Authorization", "Bearer "+i.APIKey)
-	if body != nil {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	if key != "" {
-		r.Header.Set("Idempotency-Key", key)
-	}
-	answer, err := importClient.Do(r)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer answer.Body.Close()
-	b, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return 0, nil, err
-	}
-	return answer.StatusCode, b, nil
 }
 
 // newBar shows progress on a terminal, and nothing anywhere else.

@@ -22,8 +22,11 @@ type source struct {
 	next       func() (row, error) // io.EOF at the end
 	offset     func() int64
 	columns    []mapping // in the order of their fields, so that a chunk read again has the same bytes
+	tokens     []mapping // likewise
 	id         string    // column
 	subject    string    // column; empty: none
+	expires    string    // column; empty: none
+	exported   bool      // by privault export
 }
 
 // mapping says which field a column's values go to.
@@ -36,25 +39,30 @@ type row struct {
 	fault string // empty: it is sent
 }
 
-func newSource(i *importCmd, file *os.File, types map[string]string) (*source, error) {
-	s := &source{collection: i.Collection, id: i.ID, subject: i.Subject}
-	if err := s.mapColumns(i.Map, types); err != nil {
+func newSource(i *importCmd, file *os.File, fields map[string]fieldInfo) (*source, error) {
+	s := &source{collection: i.Collection, id: i.ID, subject: i.Subject, expires: i.Expires, exported: i.Exported}
+	lines := slices.Contains([]string{".ndjson", ".jsonl"}, strings.ToLower(filepath.Ext(i.File)))
+	if i.Exported {
+		if len(i.Map)+len(i.Token) > 0 || i.ID+i.Subject+i.Expires != "" {
+			return nil, &configError{[]string{"--exported says which columns there are: leave out --map, --token, --id, --subject and --expires"}}
+		}
+		s.mapExported(lines, fields)
+	} else if err := s.mapColumns(i.Map, i.Token, fields); err != nil {
 		return nil, err
 	}
 	in := bufio.NewReaderSize(file, 1<<16)
 	if mark, _ := in.Peek(3); string(mark) == "\ufeff" {
 		_, _ = in.Discard(3) // a byte order mark belongs to no column and to no value
 	}
-	switch ext := strings.ToLower(filepath.Ext(i.File)); ext {
-	case ".csv":
+	switch {
+	case lines && s.id == "":
+		return nil, &configError{[]string{"an NDJSON file has no first column: name the member that identifies a record with --id"}}
+	case lines:
+		s.readNDJSON(in)
+	case strings.EqualFold(filepath.Ext(i.File), ".csv"):
 		if err := s.readCSV(in, len(i.Map) > 0); err != nil {
 			return nil, err
 		}
-	case ".ndjson", ".jsonl":
-		if s.id == "" {
-			return nil, &configError{[]string{"an NDJSON file has no first column: name the member that identifies a record with --id"}}
-		}
-		s.readNDJSON(in)
 	default:
 		return nil, &configError{[]string{"the file's name ends in neither .csv, .ndjson nor .jsonl"}}
 	}
@@ -64,13 +72,13 @@ func newSource(i *importCmd, file *os.File, types map[string]string) (*source, e
 	return s, nil
 }
 
-// mapColumns reads --map; without it, every field has the column of its name.
-func (s *source) mapColumns(pairs []string, types map[string]string) error {
+// mapColumns reads --map and --token; without --map, every field has the column of its name.
+func (s *source) mapColumns(pairs, tokens []string, fields map[string]fieldInfo) error {
 	var faults []string
 	fieldOf, columnOf := map[string]string{}, map[string]string{}
 	for _, pair := range pairs {
 		column, field, ok := strings.Cut(pair, "=")
-		typ, known := types[field]
+		f, known := fields[field]
 		switch {
 		case !ok || !known:
 			faults = append(faults, fmt.Sprintf("--map %s: the collection has no such field", pair))
@@ -78,19 +86,57 @@ func (s *source) mapColumns(pairs []string, types map[string]string) error {
 			faults = append(faults, fmt.Sprintf("--map %s: a column goes to one field, and a field has one column", pair))
 		default:
 			fieldOf[column], columnOf[field] = field, column
-			s.columns = append(s.columns, mapping{column, field, typ})
+			s.columns = append(s.columns, mapping{column, field, f.Type})
+		}
+	}
+	had := map[string]bool{}
+	for _, pair := range tokens {
+		field, column, ok := strings.Cut(pair, "=")
+		f, known := fields[field]
+		switch {
+		case !ok || !known:
+			faults = append(faults, fmt.Sprintf("--token %s: the collection has no such field", pair))
+		case had[field]:
+			faults = append(faults, fmt.Sprintf("--token %s: a field has one column of tokens", pair))
+		case !f.takesTokens():
+			faults = append(faults, fmt.Sprintf("--token %s: the field takes no tokens from outside: its definition says \"supplied\":\"allowed\" or \"required\" if it does", pair))
+		default:
+			had[field] = true
+			s.tokens = append(s.tokens, mapping{column, field, tokenColumn})
 		}
 	}
 	if len(faults) > 0 {
 		return &configError{faults}
 	}
 	if len(pairs) == 0 {
-		for field, typ := range types {
-			s.columns = append(s.columns, mapping{field, field, typ})
+		for field, f := range fields {
+			s.columns = append(s.columns, mapping{field, field, f.Type})
 		}
 	}
-	slices.SortFunc(s.columns, func(a, b mapping) int { return strings.Compare(a.field, b.field) })
+	s.sortColumns()
 	return nil
+}
+
+// mapExported maps what privault export writes.
+func (s *source) mapExported(lines bool, fields map[string]fieldInfo) {
+	s.id, s.subject, s.expires = "record", "subject", "expires_at"
+	value, token := "", "token_"
+	if lines {
+		value, token = "fields.", "tokens."
+	}
+	for field, f := range fields {
+		s.columns = append(s.columns, mapping{value + field, field, f.Type})
+		if f.takesTokens() {
+			s.tokens = append(s.tokens, mapping{token + field, field, tokenColumn})
+		}
+	}
+	s.sortColumns()
+}
+
+func (s *source) sortColumns() {
+	byField := func(a, b mapping) int { return strings.Compare(a.field, b.field) }
+	slices.SortFunc(s.columns, byField)
+	slices.SortFunc(s.tokens, byField)
 }
 
 // fields are those of the output, in order.
@@ -111,8 +157,12 @@ func (s *source) readCSV(in *bufio.Reader, mapped bool) error {
 		return fmt.Errorf("read the header: %w", err)
 	}
 	columns := slices.Clone(head)
+	absent := func(m mapping) bool { return !slices.Contains(columns, m.column) }
 	if !mapped {
-		s.columns = slices.DeleteFunc(s.columns, func(m mapping) bool { return !slices.Contains(columns, m.column) })
+		s.columns = slices.DeleteFunc(s.columns, absent)
+	}
+	if s.exported {
+		s.tokens = slices.DeleteFunc(s.tokens, absent)
 	}
 	if s.id == "" {
 		s.id = columns[0]
@@ -143,10 +193,12 @@ func (s *source) readCSV(in *bufio.Reader, mapped bool) error {
 // locate finds where the columns that are used stand.
 func (s *source) locate(columns []string) (map[string]int, error) {
 	used := []string{s.id}
-	if s.subject != "" {
-		used = append(used, s.subject)
+	for _, column := range []string{s.subject, s.expires} {
+		if column != "" {
+			used = append(used, column)
+		}
 	}
-	for _, m := range s.columns {
+	for _, m := range slices.Concat(s.columns, s.tokens) {
 		used = append(used, m.column)
 	}
 	at := map[string]int{}
@@ -204,14 +256,30 @@ func (s *source) readNDJSON(in *bufio.Reader) {
 			if members == nil {
 				return row{fault: fmt.Sprintf("line %d: not a well-formed JSON object", line)}, nil
 			}
+			within := map[string]map[string]json.RawMessage{}
 			return s.row(line, plainText(members[s.id]), func(column, _ string) ([]byte, error) {
-				if value := members[column]; string(value) != "null" {
+				if value := member(members, within, column); string(value) != "null" {
 					return value, nil
 				}
 				return nil, nil
 			}), nil
 		}
 	}
+}
+
+// member gives what a column names: a member of the object or, as fields.email, one of an object within, which is kept in within.
+func member(of map[string]json.RawMessage, within map[string]map[string]json.RawMessage, column string) json.RawMessage {
+	value, have := of[column]
+	head, rest, nested := strings.Cut(column, ".")
+	if have || !nested || of[head] == nil {
+		return value
+	}
+	inner, read := within[head]
+	if !read {
+		inner = object(of[head])
+		within[head] = inner
+	}
+	return inner[rest]
 }
 
 // object reads a JSON object as strictly as the server does: no invalid UTF-8, no member twice. nil: it isn't one.
@@ -226,16 +294,21 @@ func object(text []byte) (members map[string]json.RawMessage) {
 func (s *source) row(line int, id string, value func(column, typ string) ([]byte, error)) row {
 	b := []byte{'{'}
 	fault := ""
+	bad := func(column, why string) {
+		if fault == "" {
+			fault = fmt.Sprintf("line %d, column %s: %s", line, column, why)
+		}
+	}
 	member := func(name, column, typ string) {
 		v, err := value(column, typ)
-		if err != nil && fault == "" {
-			fault = fmt.Sprintf("line %d, column %s: %v", line, column, err)
+		if err != nil {
+			bad(column, err.Error())
 		}
-		if v == nil {
+		if v == nil || s.exported && typ == tokenColumn && ownToken(v) {
 			return
 		}
-		if name == "subject" && v[0] != '"' && fault == "" {
-			fault = fmt.Sprintf("line %d, column %s: a subject is a string", line, column)
+		if (typ == tokenColumn || typ == textColumn) && v[0] != '"' {
+			bad(column, "not a string")
 		}
 		if b[len(b)-1] != '{' {
 			b = append(b, ',')
@@ -244,16 +317,37 @@ func (s *source) row(line int, id string, value func(column, typ string) ([]byte
 		b = append(b, v...)
 	}
 	if s.subject != "" {
-		member("subject", s.subject, "string")
-		if len(b) > 1 {
+		member("subject", s.subject, textColumn)
+	}
+	if s.expires != "" {
+		member("expires_at", s.expires, textColumn)
+	}
+	group := func(name string, of []mapping) {
+		if b[len(b)-1] != '{' {
 			b = append(b, ',')
 		}
+		b = append(append(append(b, '"'), name...), `":{`...)
+		for _, m := range of {
+			member(m.field, m.column, m.typ)
+		}
+		b = append(b, '}')
 	}
-	b = append(b, `"fields":{`...)
-	for _, m := range s.columns {
-		member(m.field, m.column, m.typ)
+	group("fields", s.columns)
+	if len(s.tokens) > 0 {
+		group("tokens", s.tokens)
 	}
-	return row{id: id, item: append(b, `}}`...), fault: fault}
+	return row{id: id, item: append(b, '}'), fault: fault}
+}
+
+// The types of columns that hold no values: whatever stands in them is text.
+const (
+	textColumn  = "(text)"
+	tokenColumn = "(token)"
+)
+
+// ownToken says whether a token is one that nobody but the tenant that made it can make.
+func ownToken(quoted []byte) bool {
+	return bytes.HasPrefix(quoted, []byte(`"pvtk`)) || bytes.HasPrefix(quoted, []byte(`"pvdt`))
 }
 
 // chunkBytes is where a chunk of large records ends before it is full: the server takes 8 MiB.

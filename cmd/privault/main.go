@@ -30,6 +30,7 @@ type cli struct {
 	Policy  policyCmd  `cmd:"" help:"Try policies before they are in force."`
 	Receipt receiptCmd `cmd:"" help:"Verify certificates."`
 	Import  importCmd  `cmd:"" help:"Store a CSV or NDJSON file's records and write their tokens to a file."`
+	Export  exportCmd  `cmd:"" help:"Write a collection's records and tokens to a CSV or NDJSON file."`
 	Bench   benchCmd   `cmd:"" help:"Measure tokenize and detokenize beside bare Postgres."`
 	Version versionCmd `cmd:"" help:"Show the version."`
 }

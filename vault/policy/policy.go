@@ -28,6 +28,7 @@ const (
 	UpdateRecord     Action = "record.update"
 	DeleteRecord     Action = "record.delete"
 	Search           Action = "search"
+	Export           Action = "record.export" // all records of a collection
 	ManagePrincipals Action = "principal.manage"
 	ReadPolicies     Action = "policy.read"
 	WritePolicies    Action = "policy.write"
@@ -98,6 +99,7 @@ var actions = []struct {
 	{UpdateRecord, onField, 0},
 	{DeleteRecord, onField, 0},
 	{Search, onField, 0},
+	{Export, onField, reveals},
 	{ManagePrincipals, onVault, 0},
 	{ReadPolicies, onVault, 0},
 	{WritePolicies, onVault, 0},

@@ -15,43 +15,44 @@ import (
 // Who may do what, written out: for each role and action the most that may be seen, - where nothing is shown and it is
 // allowed, and a dot where it is refused.
 const rulings = `
-action              admin  backend-writer  backend-reader-masked  backend-reader  compliance  auditor  operator  developer  nobody
-collection.define   -      .               .                      .               .           .        .         -          .
-collection.read     -      -               -                      -               -           -        -         -          .
-collection.delete   -      .               .                      .               .           .        .         -          .
-tokenize            .      -               .                      .               .           .        .         -          .
-detokenize          .      .               masked                 plain           .           .        .         plain      .
-token.validate      .      -               -                      -               .           .        .         -          .
-token.rotate        .      -               .                      .               .           .        .         -          .
-record.read         .      .               masked                 plain           .           .        .         plain      .
-record.update       .      -               .                      .               .           .        .         -          .
-record.delete       .      -               .                      .               .           .        .         -          .
-search              .      -               -                      -               .           .        .         -          .
-principal.manage    -      .               .                      .               .           .        .         -          .
-policy.read         -      .               .                      .               -           -        .         -          .
-policy.write        -      .               .                      .               .           .        .         -          .
-purpose.read        -      .               .                      .               -           -        .         -          .
-purpose.write       -      .               .                      .               -           .        .         -          .
-consent.read        .      .               .                      .               -           -        .         -          .
-consent.write       .      .               .                      .               -           .        .         -          .
-subject.restrict    .      .               .                      .               -           .        .         -          .
-audit.read          .      .               .                      .               -           -        .         -          .
-job.read            .      .               .                      .               .           .        -         -          .
-key.read            .      .               .                      .               .           .        -         -          .
-key.manage          .      .               .                      .               .           .        -         -          .
-transform.define    -      .               .                      .               .           .        .         -          .
-transform.read      -      -               .                      -               .           .        .         -          .
-transform.encode    .      -               .                      .               .           .        .         -          .
-transform.decode    .      .               .                      plain           .           .        .         plain      .
-subject.read        .      .               .                      .               -           .        .         -          .
-erase               .      .               .                      .               -           .        .         -          .
-hold.place          .      .               .                      .               -           .        .         -          .
-hold.read           .      .               .                      .               -           -        .         -          .
-hold.release        .      .               .                      .               -           .        .         -          .
-certificate.read    .      .               .                      .               -           -        .         -          .
-tenant.create       .      .               .                      .               .           .        .         .          .
-sweep               .      .               .                      .               .           .        .         .          .
-job.work            .      .               .                      .               .           .        .         .          .
+action             admin  backend-writer  backend-reader-masked  backend-reader  exporter  compliance  auditor  operator  developer  nobody
+collection.define  -      .               .                      .               .         .           .        .         -          .
+collection.read    -      -               -                      -               -         -           -        -         -          .
+collection.delete  -      .               .                      .               .         .           .        .         -          .
+tokenize           .      -               .                      .               .         .           .        .         -          .
+detokenize         .      .               masked                 plain           .         .           .        .         plain      .
+token.validate     .      -               -                      -               .         .           .        .         -          .
+token.rotate       .      -               .                      .               .         .           .        .         -          .
+record.read        .      .               masked                 plain           .         .           .        .         plain      .
+record.update      .      -               .                      .               .         .           .        .         -          .
+record.delete      .      -               .                      .               .         .           .        .         -          .
+search             .      -               -                      -               .         .           .        .         -          .
+record.export      .      .               .                      .               plain     .           .        .         plain      .
+principal.manage   -      .               .                      .               .         .           .        .         -          .
+policy.read        -      .               .                      .               .         -           -        .         -          .
+policy.write       -      .               .                      .               .         .           .        .         -          .
+purpose.read       -      .               .                      .               .         -           -        .         -          .
+purpose.write      -      .               .                      .               .         -           .        .         -          .
+consent.read       .      .               .                      .               .         -           -        .         -          .
+consent.write      .      .               .                      .               .         -           .        .         -          .
+subject.restrict   .      .               .                      .               .         -           .        .         -          .
+audit.read         .      .               .                      .               .         -           -        .         -          .
+job.read           .      .               .                      .               .         .           .        -         -          .
+key.read           .      .               .                      .               .         .           .        -         -          .
+key.manage         .      .               .                      .               .         .           .        -         -          .
+transform.define   -      .               .                      .               .         .           .        .         -          .
+transform.read     -      -               .                      -               .         .           .        .         -          .
+transform.encode   .      -               .                      .               .         .           .        .         -          .
+transform.decode   .      .               .                      plain           .         .           .        .         plain      .
+subject.read       .      .               .                      .               .         -           .        .         -          .
+erase              .      .               .                      .               .         -           .        .         -          .
+hold.place         .      .               .                      .               .         -           .        .         -          .
+hold.read          .      .               .                      .               .         -           -        .         -          .
+hold.release       .      .               .                      .               .         -           .        .         -          .
+certificate.read   .      .               .                      .               .         -           -        .         -          .
+tenant.create      .      .               .                      .               .         .           .        .         .          .
+sweep              .      .               .                      .               .         .           .        .         .          .
+job.work           .      .               .                      .               .         .           .        .         .          .
 `
 
 // everyAction are the actions that a policy can grant, and those that none can.

@@ -1,0 +1,220 @@
+package vault
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/policy"
+)
+
+// The way out: all records of a collection, with their tokens, each field in the view that was asked for.
+
+// Export asks for the records of a collection that are there when it begins.
+type Export struct {
+	Collection string
+	Fields     []string          // nil: all
+	View       string            // of all fields that Views doesn't name; empty: masked
+	Views      map[string]string // by field
+	After      string            // the record behind which an export goes on that was cut short; empty: the first
+}
+
+// Exported is one record, or its id and why it is withheld.
+type Exported struct {
+	*Record
+	Err *Error
+}
+
+const (
+	// A page is what is in memory at once, and what one entry is about.
+	exportPage  = 500
+	exportBytes = 4 << 20 // sealed
+	// How many records of the tenant are looked at for a page: those of other collections are passed over.
+	exportScan = 5000
+)
+
+// ExportRecords gives a collection's records to send, page by page, in the order of their ids. A page's entry is durable
+// before it is sent. Records that may not be shown as was asked are sent as errors: none is left out, and none shows less than
+// was asked for. It ends early with the error of send.
+func (v *Vault) ExportRecords(ctx context.Context, who Caller, x Export, send func([]Exported) error) error {
+	e, err := v.open(who, policy.Export)
+	if err != nil {
+		return err
+	}
+	p, err := v.planExport(ctx, e, x)
+	if err != nil {
+		return v.refuse(ctx, e, err)
+	}
+	for {
+		page, more, err := v.exportPage(ctx, e, p)
+		if err != nil {
+			return v.refuse(ctx, e, err)
+		}
+		if err := v.commit(ctx, &change{entry: e}); err != nil {
+			return AsError(err)
+		}
+		v.metrics.batch(string(policy.Export), e.Items, e.Refused)
+		if err := send(page); err != nil || !more {
+			return err
+		}
+		if e, err = v.open(who, policy.Export); err != nil {
+			return err
+		}
+	}
+}
+
+// exportPlan is an export under way.
+type exportPlan struct {
+	coll   *Collection
+	fields []string
+	view   policy.View
+	views  map[string]policy.View
+	at     ID // the last record that was looked at
+	until  ID // the first that is too late
+}
+
+func (p *exportPlan) viewOf(f *field) policy.View {
+	if view, named := p.views[f.name]; named {
+		return view
+	}
+	return p.view
+}
+
+// planExport validates what is asked for, and decides as far as can be said before the records are read.
+func (v *Vault) planExport(ctx context.Context, e *entry, x Export) (*exportPlan, error) {
+	coll, err := v.collectionNamed(ctx, e.who.Tenant, x.Collection, true)
+	if err != nil {
+		return nil, err
+	}
+	p := &exportPlan{coll: coll, fields: x.Fields, views: map[string]policy.View{}}
+	if p.until, err = newIDAt(v.now()); err != nil {
+		return nil, err
+	}
+	var faults faults
+	if p.view, err = policy.ParseView(x.View); err != nil {
+		faults.add("/view", "view", err.Error())
+	}
+	for _, name := range slices.Sorted(maps.Keys(x.Views)) {
+		view, err := policy.ParseView(x.Views[name])
+		if err != nil {
+			faults.add("/views", "view", err.Error())
+		}
+		p.views[name] = view
+	}
+	for at, names := range map[string][]string{"/fields": x.Fields, "/views": slices.Collect(maps.Keys(x.Views))} {
+		if slices.ContainsFunc(names, func(name string) bool { return coll.fields[name] == nil }) {
+			faults.add(at, "unknown-field", "the collection has no such field")
+		}
+	}
+	if x.After != "" {
+		after, ok := parseID(recordPrefix, x.After)
+		if !ok {
+			faults.add("/after", "record", "after is the id of the last record that was received")
+		}
+		p.at = after
+	}
+	if err := p.decide(e, policy.SubjectFacts{}); err != nil {
+		return nil, err
+	}
+	return p, faults.err()
+}
+
+// decide asks for each field in its view.
+func (p *exportPlan) decide(e *entry, s policy.SubjectFacts) error {
+	if len(p.coll.order) == 0 {
+		return e.requireField(policy.Export, p.view, p.coll, nil, s)
+	}
+	for _, f := range p.coll.order {
+		if p.fields != nil && !slices.Contains(p.fields, f.name) {
+			continue
+		}
+		if err := e.requireField(policy.Export, max(p.viewOf(f), policy.Redacted), p.coll, f, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exportPage reads the next records and shows them; more says whether there may be others behind them.
+func (v *Vault) exportPage(ctx context.Context, e *entry, p *exportPlan) (page []Exported, more bool, err error) {
+	if err := p.decide(e, policy.SubjectFacts{}); err != nil {
+		return nil, false, err // the policy may have changed since the last page
+	}
+	keys, err := v.keyring.of(ctx, e.who.Tenant)
+	if err != nil {
+		return nil, false, err
+	}
+	ids, more, err := v.exportIDs(ctx, e.who.Tenant, p)
+	if err != nil {
+		return nil, false, err
+	}
+	r := v.newReader(keys, e)
+	found := &found{}
+	if len(ids) > 0 {
+		if found, err = v.look(ctx, e.who.Tenant, ask{ids: ids, shared: ids}); err != nil {
+			return nil, false, err
+		}
+	}
+	page = make([]Exported, 0, len(ids))
+	for _, id := range ids {
+		if found.rows[id] == nil {
+			continue // gone, or expired, since it was looked for
+		}
+		x := Exported{}
+		if x.Record, err = r.export(ctx, found.rows[id], p); err != nil {
+			x.Record, x.Err = &Record{ID: formatID(recordPrefix, id)}, r.failed(ctx, err)
+		}
+		page = append(page, x)
+	}
+	r.conclude()
+	e.Items = len(page)
+	return page, more, nil
+}
+
+// export shows one record.
+func (r *reader) export(ctx context.Context, row *row, p *exportPlan) (*Record, error) {
+	o, err := r.open(ctx, row)
+	if err != nil {
+		return nil, err
+	}
+	if o.coll.shared && !o.complete() { // an alias was made between the two reads
+		delete(r.opened, row.id)
+		if o, err = r.openWithAliases(ctx, o.coll.Name, row.id); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.entry.requireUnrestricted(o.facts); err != nil {
+		return nil, err
+	}
+	return r.record(o, p.fields, policy.Export, p.viewOf)
+}
+
+// exportIDs gives the ids of the next records of the collection. It looks at a bounded number of the tenant's records: an index
+// by collection would cost every insert more than it saves an export.
+func (v *Vault) exportIDs(ctx context.Context, tenant ID, p *exportPlan) (ids []ID, more bool, err error) {
+	size, seen := 0, 0
+	_, err = v.look(ctx, tenant, ask{query: func(b *pgx.Batch) {
+		b.Queue(`
+			select r.record_id, r.collection_id = $4, octet_length(r.sealed)
+			from privault.records r where r.tenant_id = $1 and r.record_id > $2 and r.record_id < $3
+			order by r.record_id limit $5`, tenant, p.at, p.until, p.coll.id, exportScan).Query(func(rows pgx.Rows) error {
+			defer rows.Close()
+			for rows.Next() && len(ids) < exportPage && size < exportBytes {
+				var id ID
+				var ours bool
+				var sealed int
+				if err := rows.Scan(&id, &ours, &sealed); err != nil {
+					return err
+				}
+				if seen++; ours {
+					ids, size = append(ids, id), size+sealed
+				}
+				p.at = id
+			}
+			return rows.Err()
+		})
+	}})
+	return ids, seen == exportScan || len(ids) == exportPage || size >= exportBytes, err
+}
