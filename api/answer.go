@@ -74,9 +74,9 @@ func (a *answer) time(name string, t time.Time) {
 	a.b = append(t.UTC().AppendFormat(append(a.b, '"'), time.RFC3339Nano), '"')
 }
 
-// texts writes an object of strings, its members in order.
-func (a *answer) texts(name string, values map[string]string) {
-	a.name(name)
+// tokens writes tokens by field, in order.
+func (a *answer) tokens(values map[string]string) {
+	a.name("tokens")
 	a.open('{')
 	for _, key := range sorted(values) {
 		a.text(key, values[key])

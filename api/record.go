@@ -99,7 +99,7 @@ func (a *answer) record(rec *vault.Record) {
 		}
 		a.close('}')
 	}
-	a.texts("tokens", rec.Tokens)
+	a.tokens(rec.Tokens)
 	a.time("created_at", rec.Created)
 	a.time("updated_at", rec.Updated)
 	if rec.Expires != nil {

@@ -59,7 +59,7 @@ func (s *Server) searchRecords(c echo.Context) error {
 	for _, match := range page {
 		a.element()
 		a.text("record", match.Record)
-		a.texts("tokens", match.Tokens)
+		a.tokens(match.Tokens)
 		a.close('}')
 	}
 	a.close(']')

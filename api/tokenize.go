@@ -72,7 +72,7 @@ func (a *answer) tokenized(d vault.Tokenized, requestID string) int {
 	}
 	a.number("status", http.StatusCreated)
 	a.text("record", d.Record)
-	a.texts("tokens", d.Tokens)
+	a.tokens(d.Tokens)
 	return http.StatusCreated
 }
 
@@ -204,7 +204,7 @@ func (s *Server) rotateTokens(c echo.Context) error {
 		a.text("field", done[i].Field)
 		a.text("record", done[i].Record)
 		a.text("token", done[i].Tokens[done[i].Field])
-		a.texts("tokens", done[i].Tokens)
+		a.tokens(done[i].Tokens)
 		return http.StatusOK
 	})
 }

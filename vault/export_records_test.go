@@ -1,7 +1,6 @@
 package vault_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -192,7 +191,7 @@ func TestWhoMayExport(t *testing.T) {
 	v.MustTokenize(who, "people", map[string]string{"name": "Jane Roe", "email": "jane@example.com"})
 	sent := 0
 	export := func(who vault.Caller, x vault.Export) error {
-		return v.ExportRecords(context.Background(), who, x, func(page []vault.Exported) error {
+		return v.ExportRecords(t.Context(), who, x, func(page []vault.Exported) error {
 			sent += len(page)
 			return nil
 		})

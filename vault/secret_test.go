@@ -121,7 +121,7 @@ func TestCallersOfReveal(t *testing.T) {
 	t.Parallel()
 	want := map[string]int{
 		"api/tokenize.go detokenize": 1,
-		"api/record.go sendRecord":   1,
+		"api/record.go record":       1,
 		"api/transform.go transform": 1,
 		"vault/transform.go code":    1,
 		"vault/tokenize.go values":   1,

@@ -126,7 +126,7 @@ func (c caller) problem(t testing.TB, status int, method, path string, body any)
 
 // curl is as much of curl as the greeting uses; the test binary goes by that name when a test runs its commands.
 func curl(args []string) int {
-	method, url, body := http.MethodGet, "", ""
+	method, url, body := "", "", ""
 	header := http.Header{}
 	for len(args) > 0 {
 		word, more := args[0], 2
@@ -137,13 +137,16 @@ func curl(args []string) int {
 			name, value, _ := strings.Cut(args[1], ": ")
 			header.Add(name, value)
 		case "-d":
-			method, body = http.MethodPost, args[1]
+			body = args[1]
 		case "-X":
 			method = args[1]
 		default:
 			url, more = word, 1
 		}
 		args = args[more:]
+	}
+	if method == "" && body != "" {
+		method = http.MethodPost
 	}
 	err := func() error {
 		r, err := http.NewRequest(method, url, strings.NewReader(body))
@@ -157,7 +160,7 @@ func curl(args []string) int {
 		}
 		defer got.Body.Close()
 		_, err = io.Copy(os.Stdout, got.Body)
-		if got.StatusCode != http.StatusOK {
+		if got.StatusCode >= 300 {
 			err = errors.Join(err, fmt.Errorf("status %d", got.StatusCode))
 		}
 		return err

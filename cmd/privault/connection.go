@@ -64,7 +64,9 @@ type fieldInfo struct {
 }
 
 // takesTokens says whether the field's values may come with tokens.
-func (f fieldInfo) takesTokens() bool { return f.Token.Supplied == "allowed" || f.Token.Supplied == "required" }
+func (f fieldInfo) takesTokens() bool {
+	return f.Token.Supplied == "allowed" || f.Token.Supplied == "required"
+}
 
 // fields asks for the collection's schema.
 func (c *connection) fields(ctx context.Context, collection string) (map[string]fieldInfo, error) {

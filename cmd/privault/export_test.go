@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -194,7 +197,7 @@ func TestExportGoesOnAfterTheServerWasKilled(t *testing.T) {
 		}
 	}
 	p.signal(syscall.SIGSTOP) // a slow reader
-	i.process.kill(t)
+	i.kill(t)
 	startDev(t, i.dir, "--no-sample", "--database-url", i.DatabaseURL, "--listen", strings.TrimPrefix(i.URL, "http://"))
 	p.signal(syscall.SIGCONT)
 	if code := p.wait(t); code != 0 {
@@ -214,5 +217,46 @@ func TestExportGoesOnAfterTheServerWasKilled(t *testing.T) {
 	}
 	if n := len(ids); n != 3000 || !slices.IsSorted(ids) || len(slices.Compact(ids)) != n {
 		t.Errorf("%d lines of %d records", n, len(slices.Compact(ids)))
+	}
+}
+
+var shellBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
+
+// The commands of docs/migrate.md, as they stand.
+func TestTheMigrationPageWorks(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/migrate.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := newImporter(t, "unused", map[string]string{"note": "text"})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	for _, name := range []string{"curl", "privault"} {
+		if err := os.Symlink(self, filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blocks := shellBlock.FindAllStringSubmatch(string(page), -1)
+	var said []string
+	for _, block := range blocks {
+		run := exec.CommandContext(t.Context(), "sh", "-e", "-c", block[1])
+		run.Dir = i.folder
+		run.Env = append(environment(i.settings()), "PATH="+bin+":"+os.Getenv("PATH"))
+		out, err := run.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s\n%v: %s", block[1], err, out)
+		}
+		said = append(said, string(out))
+	}
+	if len(blocks) != 6 || !strings.Contains(said[2], ",tok_7Jx1,") || !strings.Contains(said[3], `"value":"4111111111111111"`) || !strings.Contains(said[3], `"card":"tok_9Kq2"`) {
+		t.Errorf("%d blocks said %q", len(blocks), said)
+	}
+	was, is := i.lines(t, "cards-all.ndjson"), i.lines(t, "again.ndjson")
+	if diff := cmp.Diff(was[""].Fields, is[""].Fields); diff != "" || len(was[""].Fields) != 3 || was[""].Tokens["card"] != is[""].Tokens["card"] {
+		t.Errorf("what came back (-was +is): %s", diff)
 	}
 }
