@@ -28,7 +28,6 @@ var idsElsewhere = []routeLine{
 	{route: "POST /v1/tokens/validate", body: `{"items":[{"token":"{token}"}]}`},
 	{route: "POST /v1/tokens/validate", body: `{"items":[{"token":"{token}","collection":"{collection}","field":"private"}]}`},
 	{route: "POST /v1/tokens/rotate", body: `{"items":[{"token":"{token}"}]}`},
-	{route: "POST /v1/collections/:collection/export", body: `{"after":"{record}"}`},
 	{route: "POST /v1/policies/explain", action: policy.ReadPolicies, body: `{"action":"detokenize","collection":"{collection}","field":"private"}`},
 	{route: "POST /v1/policies/explain", action: policy.ReadPolicies, body: `{"action":"policy.read","principal":"{principal}"}`},
 	{route: "POST /v1/principals/:principal/keys", body: `{"replaces":"{key}"}`},

@@ -32,7 +32,7 @@ var everyRoute = []routeLine{
 	{route: "POST /v1/tokenize", action: policy.Tokenize, body: `{"collection":"{collection}","items":[{"fields":{"{field}":"{value}"}}]}`},
 	{route: "POST /v1/detokenize", action: policy.Detokenize, body: `{"items":[{"token":"{token}","view":"{view}"}]}`},
 	{route: "POST /v1/tokens/validate", action: policy.ValidateToken, body: `{"items":[{"token":"{token}","field":"{field}"}]}`},
-	{route: "POST /v1/tokens/rotate", action: policy.RotateToken, body: `{"items":[{"token":"{token}","field":"{field}"}]}`, renew: (*world).token},
+	{route: "POST /v1/tokens/rotate", action: policy.RotateToken, body: `{"items":[{"token":"{spare}","field":"{field}"}]}`, renew: (*world).spare},
 	{route: "GET /v1/transforms", action: policy.ReadTransform},
 	{route: "PUT /v1/transforms/:transform", action: policy.DefineTransform, body: `{"alphabet":"nothing"}`},
 	{route: "GET /v1/transforms/:transform", action: policy.ReadTransform},
@@ -191,6 +191,17 @@ func (w *world) key() {
 func (w *world) hold() {
 	w.ids["hold"] = w.made("POST", "/v1/holds", `{"matter":"case-7","reason":"litigation","subject":"cust-1"}`)
 }
+
+// spare makes tokens that may be used up.
+func (w *world) spare() {
+	values := map[string]string{}
+	for _, f := range matrixFields {
+		values[f.name] = f.value
+	}
+	for field, token := range w.tokenize(w.t, "people", text(w.t, values))[0].Tokens {
+		w.ids["spare "+field] = token
+	}
+}
 func (w *world) transform() {
 	w.made("PUT", "/v1/transforms/cards", `{"alphabet":"digits","min_length":12,"max_length":19,"luhn":"invalid"}`)
 }
@@ -310,6 +321,7 @@ func (w *world) try(c client, row routeLine, at cell, role string, want bool) {
 	}
 	f := matrixFields[at.field]
 	w.ids["field"], w.ids["value"], w.ids["view"], w.ids["token"] = f.name, f.value, at.view.String(), w.ids["token "+f.name]
+	w.ids["spare"] = w.ids["spare "+f.name]
 	a := w.call(c, row)
 	status := a.status
 	if row.header == asLines && status == 200 {
