@@ -213,8 +213,7 @@ CREATE TABLE keystore.data_keys (
     version integer NOT NULL,
     wrapped bytea NOT NULL,
     created_at timestamp with time zone NOT NULL,
-    CONSTRAINT data_keys_version_check CHECK ((version > 0)),
-    CONSTRAINT data_keys_wrapped_check CHECK (((octet_length(wrapped) >= 32) AND (octet_length(wrapped) <= 512)))
+    CONSTRAINT data_keys_version_check CHECK ((version > 0))
 );
 
 ALTER TABLE ONLY keystore.data_keys FORCE ROW LEVEL SECURITY;
@@ -717,6 +716,9 @@ ALTER TABLE ONLY river.river_notification ALTER COLUMN id SET DEFAULT nextval('r
 ALTER TABLE ONLY keystore.data_keys
     ADD CONSTRAINT data_keys_pkey PRIMARY KEY (tenant_id, record_id, version);
 
+ALTER TABLE keystore.data_keys
+    ADD CONSTRAINT data_keys_wrapped_check CHECK (((octet_length(wrapped) >= 32) AND (octet_length(wrapped) <= 4105))) NOT VALID;
+
 ALTER TABLE ONLY keystore.key_versions
     ADD CONSTRAINT key_versions_pkey PRIMARY KEY (tenant_id, name, version);
 
@@ -871,6 +873,8 @@ CREATE INDEX holds_living ON privault.holds USING btree (tenant_id) WHERE (relea
 
 CREATE INDEX idempotency_keys_age ON privault.idempotency_keys USING btree (tenant_id, created_at);
 
+CREATE INDEX jobs_finished ON privault.jobs USING btree (tenant_id, finished_at) WHERE (finished_at IS NOT NULL);
+
 CREATE UNIQUE INDEX jobs_once ON privault.jobs USING btree (tenant_id, kind, params) WHERE (finished_at IS NULL);
 
 CREATE INDEX records_subject ON privault.records USING btree (tenant_id, subject_id, record_id) WHERE (subject_id IS NOT NULL);
@@ -955,6 +959,8 @@ ALTER TABLE privault.disclosures_rest ENABLE ROW LEVEL SECURITY;
 ALTER TABLE privault.erasing ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.erasures ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY finished ON privault.jobs AS RESTRICTIVE FOR DELETE USING ((finished_at IS NOT NULL));
 
 ALTER TABLE privault.governance ENABLE ROW LEVEL SECURITY;
 
@@ -1088,7 +1094,7 @@ GRANT SELECT,INSERT,UPDATE ON TABLE privault.holds TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.idempotency_keys TO privault_app;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE privault.jobs TO privault_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.jobs TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.policies TO privault_app;
 

@@ -23,7 +23,7 @@ import (
 // Definition is a collection's schema as its owner writes it.
 type Definition struct {
 	Description string     `json:"description,omitempty"`
-	KMS         string     `json:"kms,omitempty"` // hierarchical
+	KMS         string     `json:"kms,omitempty"` // hierarchical (the default), or direct: the KMS key itself wraps each record's DEK
 	Retention   *Retention `json:"retention,omitempty"`
 	Purposes    []string   `json:"purposes,omitempty"` // that values may be read for; none: any
 	// Values are read for some registered purpose.
@@ -64,6 +64,7 @@ type Retention struct {
 
 const (
 	kmsHierarchical = "hierarchical"
+	kmsDirect       = "direct"
 	maxFields       = 200
 	maxDescription  = 1000
 	restricted      = "restricted"
@@ -180,8 +181,8 @@ func (d *Definition) check() error {
 	if d.KMS == "" {
 		d.KMS = kmsHierarchical
 	}
-	if d.KMS != kmsHierarchical {
-		bad("/kms", "not-available", "kms is hierarchical; direct does not exist yet")
+	if d.KMS != kmsHierarchical && d.KMS != kmsDirect {
+		bad("/kms", "kms", "kms is hierarchical or direct")
 	}
 	if d.Retention != nil {
 		bad("/retention", "not-available", "retention rules do not exist yet; a record's expires_at makes it unreadable, and DELETE removes it")
@@ -238,6 +239,8 @@ func checkPurposes(at string, purposes []string, bad func(pointer, rule, detail 
 }
 
 func list(words []string) string { return strings.Join(words, ", ") }
+
+func (c *Collection) direct() bool { return c.Definition.KMS == kmsDirect }
 
 // strands says what of a new definition would leave stored values or tokens without their schema.
 func strands(before, after Definition) error {
@@ -355,6 +358,11 @@ func (t *txn) evolveCollection(ctx context.Context, c, before *Collection, d Def
 	if err := t.lockCollection(ctx, before.id); err != nil {
 		return err
 	}
+	if d.KMS != before.Definition.KMS {
+		if err := t.requireEmpty(ctx, before.id); err != nil {
+			return err
+		}
+	}
 	had := map[string]uint16{}
 	for name, f := range before.fields {
 		had[name] = f.number
@@ -374,6 +382,19 @@ func (t *txn) evolveCollection(ctx context.Context, c, before *Collection, d Def
 	}
 	*c = Collection{Name: before.Name, Version: before.Version + 1, Created: before.Created, Updated: t.now, id: before.id}
 	return c.adopt(raw)
+}
+
+// requireEmpty refuses another kms for a collection that holds records: those that there are would stay as they are, and the
+// definition would say of them what isn't so.
+func (t *txn) requireEmpty(ctx context.Context, id ID) error {
+	var holds bool
+	err := t.data.QueryRow(ctx, `
+		select exists (select from privault.records where tenant_id = $1 and collection_id = $2)`, t.who.Tenant, id).Scan(&holds)
+	if err == nil && holds {
+		return &Error{Kind: Conflict, Fields: []FieldError{{"/kms", "changed"}},
+			Detail: "the collection holds records, whose keys are wrapped as it says now; make another collection, or delete them first"}
+	}
+	return err
 }
 
 // lockCollection waits for the group commits that are under way in a collection and holds up new ones, which find

@@ -157,6 +157,7 @@ func (v *Vault) exportPage(ctx context.Context, e *entry, p *exportPlan) (page [
 			return nil, false, err
 		}
 	}
+	r.unwrap(ctx, found.rows)
 	page = make([]Exported, 0, len(ids))
 	for _, id := range ids {
 		if found.rows[id] == nil {

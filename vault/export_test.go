@@ -42,6 +42,15 @@ func (v *Vault) Acquires() int64 {
 	return n
 }
 
+// InUse is how many connections are out of the pools.
+func (v *Vault) InUse() int {
+	n := v.store.data.pool.Stat().AcquiredConns()
+	if v.store.apart {
+		n += v.store.keys.pool.Stat().AcquiredConns()
+	}
+	return int(n)
+}
+
 // Raw is a change of one record as no operation makes it.
 type Raw struct {
 	Collection string
@@ -118,6 +127,9 @@ func (v *Vault) Enqueue(ctx context.Context, who Caller, kind, params string, sp
 	})
 	return id, err
 }
+
+// SweepJobs does what is done daily.
+func (v *Vault) SweepJobs(ctx context.Context) error { return v.sweepJobs(ctx) }
 
 // RotateDue does what is done periodically.
 func (v *Vault) RotateDue(ctx context.Context) error { return v.rotateDue(ctx) }

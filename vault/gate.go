@@ -44,9 +44,11 @@ type Config struct {
 	KeystoreURL string  // of the keystore's, as a member of privault_keystore; empty: the same as DataURL
 	KMS         kms.Key // the deployment's: it wraps the root keys of all tenants that brought none along
 
-	// OpenKMS opens another KMS key by its canonical URI (kms.Canonical), if the settings name it, and gives nil if they don't.
-	// It must not trust the URI, which comes out of a database. Nil: there is no other.
-	OpenKMS func(ctx context.Context, uri string) (kms.Key, error)
+	// OpenKMS opens the other KMS key that is wanted, by its canonical URI (kms.Canonical), and gives nil if the settings name
+	// none. Nil: there is no other.
+	OpenKMS func(ctx context.Context, wanted func(uri string) bool) (kms.Key, error)
+	// KMSInFlight is how many calls for records' data keys (kms: direct) each KMS key gets at once; 0: 16.
+	KMSInFlight int
 
 	// KeystoreBackups is how long the keystore's backups are kept: so long after an erasure a backup could still open what was
 	// erased, and the certificate says so. 0: 35 days, the longest that managed Postgres services keep by default.
@@ -128,7 +130,9 @@ func (v *Vault) start(ctx context.Context, c Config) error {
 		return fmt.Errorf("read the deployment's id (has `privault migrate up` run?): %w", err)
 	}
 	v.keyring = &keyring{
-		store: &v.store, keks: keks{standard: &kek{Key: c.KMS}, open: c.OpenKMS}, deployment: v.deployment, now: v.now, metrics: v.metrics,
+		store: &v.store, deployment: v.deployment, now: v.now, metrics: v.metrics,
+		keks: keks{standard: newKEK(c.KMS, c.KMSInFlight), inFlight: c.KMSInFlight, open: c.OpenKMS, now: v.now,
+			opened: map[kekID]*kek{}, absent: map[kekID]time.Time{}},
 		held: map[ID]holding{}, shut: map[ID]shut{},
 		ttl: orDefault(c.KeyCacheTTL, 300*time.Second), timeout: orDefault(c.KMSTimeout, 5*time.Second),
 	}

@@ -185,7 +185,7 @@ func wrapUses(ctx context.Context, tx pgx.Tx, tenant ID) (map[uint32]int64, erro
 	uses := map[uint32]int64{}
 	//nolint:rowserrcheck // ForEachRow does
 	rows, err := tx.Query(ctx, `
-		select substring(wrapped from 2 for 4), count(*) from keystore.data_keys where tenant_id = $1 group by 1`, tenant)
+		select substring(wrapped from 2 for 4), count(*) from keystore.data_keys where tenant_id = $1 and get_byte(wrapped, 0) = 1 group by 1`, tenant)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,10 @@ type jobKind struct {
 	step  func(ctx context.Context, b *batch) (done int, more bool, err error) // one bounded batch
 
 	current bool // the batch needs the keys as they are now, and not as a cache has them
+
+	// ahead is done before the batch's transaction, for what must wait on a network: b has the cursor, the keys, and no transaction.
+	// The step runs only if the cursor is the same then.
+	ahead func(ctx context.Context, b *batch) error
 }
 
 // jobKinds is the one table of kinds.
@@ -56,6 +61,7 @@ func (v *Vault) jobKinds() map[string]jobKind {
 	return map[string]jobKind{
 		orphanJob:     {step: v.orphanStep},
 		"rewrap-wrap": {count: v.rewrapCount, step: v.rewrapStep, current: true},
+		directJob:     {count: v.directCount, step: v.directStep, ahead: v.directAhead, current: true},
 		purgeJob:      {step: v.purgeStep},
 		deferredJob:   {step: v.deferredStep},
 	}
@@ -72,6 +78,7 @@ func (v *Vault) periodics() []periodic {
 	return []periodic{
 		{"sweep-idempotency-keys", time.Hour, v.sweepIdempotencyKeys},
 		{"rotate-due-keys", time.Hour, v.rotateDue},
+		{"sweep-jobs", 24 * time.Hour, v.sweepJobs},
 		{"erase-deferred", 10 * time.Minute, v.eraseDeferred},
 		{"sweep-orphan-keys", 24 * time.Hour, v.sweepOrphans},
 	}
@@ -80,12 +87,14 @@ func (v *Vault) periodics() []periodic {
 // batch is one batch of a job: an operation's transaction, and what the job knows.
 type batch struct {
 	*txn
-	ring  *tenantKeys // fetched before the transaction
-	job   ID
-	after time.Duration // set by a step: how long the next batch must wait, at least
+	ring   *tenantKeys // fetched before the transaction
+	job    ID
+	tenant ID
+	after  time.Duration // set by a step: how long the next batch must wait, at least
 
 	params, cursor []byte
 	left           []byte
+	found          any // by ahead
 }
 
 // read gives the parameters that the job was enqueued with.
@@ -264,6 +273,26 @@ func (v *Vault) Job(ctx context.Context, who Caller, job string) (found Job, err
 	return found, err
 }
 
+// jobLife is how long a job can be asked for after it ended.
+const jobLife = 30 * 24 * time.Hour
+
+// sweepJobs deletes what every tenant's jobs that ended long ago have left.
+func (v *Vault) sweepJobs(ctx context.Context) error {
+	return v.eachTenant(ctx, 1000, func(ctx context.Context, tenant ID, batch int) (done int, err error) {
+		err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
+			t.operator()
+			swept, err := t.data.Exec(ctx, `
+				delete from privault.jobs where tenant_id = $1 and job_id in (
+					select job_id from privault.jobs where tenant_id = $1 and finished_at < $2 limit $3 for update skip locked)`,
+				tenant, t.now.Add(-jobLife), batch)
+			done = int(swept.RowsAffected())
+			t.entry.Items = done
+			return err
+		})
+		return done, err
+	})
+}
+
 // jobArgs is all that the queue knows of a job.
 type jobArgs struct {
 	Tenant uuid.UUID `json:"tenant"`
@@ -315,9 +344,10 @@ func (w *jobWorker) Work(ctx context.Context, j *river.Job[jobArgs]) error {
 // runBatch does one batch, and says whether there is more to do.
 func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bool, err error) {
 	var kind string
+	var cursor []byte
 	err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `
-			select kind from privault.jobs where tenant_id = $1 and job_id = $2 and finished_at is null`, tenant, job).Scan(&kind)
+			select kind, cursor from privault.jobs where tenant_id = $1 and job_id = $2 and finished_at is null`, tenant, job).Scan(&kind, &cursor)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, false, nil // done already, or gone with its tenant
@@ -329,7 +359,7 @@ func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bo
 	if !known {
 		return nil, false, fmt.Errorf("no job kind %q here", kind) // a newer replica knows it
 	}
-	b = &batch{job: job}
+	b = &batch{job: job, tenant: tenant, cursor: cursor}
 	// Before the transaction: a slow KMS must not hold a connection.
 	ring := v.keyring.of
 	if do.current {
@@ -337,6 +367,11 @@ func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bo
 	}
 	if b.ring, err = ring(ctx, tenant); err != nil {
 		return nil, false, err
+	}
+	if do.ahead != nil {
+		if err := do.ahead(ctx, b); err != nil {
+			return nil, false, err
+		}
 	}
 	text := formatID(jobPrefix, job)
 	err = v.within(ctx, Caller{Tenant: tenant, Request: text}, policy.Work, func(t *txn) error {
@@ -353,6 +388,7 @@ func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bo
 func (b *batch) run(ctx context.Context, do jobKind) (more bool, err error) {
 	var total *int64
 	var started *time.Time
+	ahead := b.cursor
 	err = b.data.QueryRow(ctx, `
 		select params, cursor, total, started_at from privault.jobs
 		where tenant_id = $1 and job_id = $2 and finished_at is null for update skip locked`, b.who.Tenant, b.job).
@@ -362,6 +398,9 @@ func (b *batch) run(ctx context.Context, do jobKind) (more bool, err error) {
 	}
 	if err != nil {
 		return false, err
+	}
+	if do.ahead != nil && !bytes.Equal(ahead, b.cursor) {
+		return true, nil // another worker was there, or it started over
 	}
 	if started == nil {
 		started = &b.now

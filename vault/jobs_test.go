@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/vaulttest"
@@ -216,5 +217,48 @@ func TestAskedForAgainAJobStartsOver(t *testing.T) {
 	b.Finish(who, other)
 	if third, err := b.Enqueue(t.Context(), who, "count", "x", nil); err != nil || third == first {
 		t.Errorf("a finished job starts again: %v", err)
+	}
+}
+
+// A job can be asked for for a month after it ended, and one that hasn't ended for ever.
+func TestOldJobsAreSwept(t *testing.T) {
+	t.Parallel()
+	b := vaulttest.New(t)
+	who, other := b.Tenant(), b.Tenant()
+	s := &steps{to: 1}
+	b.AddJobKind("count", 1, s.step)
+	var ids []string
+	for i, of := range []vault.Caller{who, who, other} {
+		id, err := b.Enqueue(t.Context(), of, "count", []string{"a", "b", "a"}[i], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	b.Work()
+	for i, of := range []vault.Caller{who, who, other} {
+		b.Finish(of, ids[i])
+	}
+	sweep := func(want int) {
+		t.Helper()
+		if err := b.SweepJobs(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.Count(`select count(*) from privault.jobs`); n != want {
+			t.Errorf("%d jobs are left, want %d", n, want)
+		}
+	}
+	b.Advance(29 * 24 * time.Hour)
+	sweep(3)
+	b.Exec(`update privault.jobs set state = 'running', finished_at = null where tenant_id = $1 and params = '"b"'`, who.Tenant)
+	b.Advance(2 * 24 * time.Hour)
+	sweep(1)
+	_, err := b.Job(t.Context(), who, ids[0])
+	wantKind(t, "a job that was swept", err, vault.NotFound)
+	if err := b.DeleteBehind(who.Tenant, `delete from privault.jobs where tenant_id = $1`); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.Count(`select count(*) from privault.jobs`); n != 1 {
+		t.Error("the service's role deletes a job that hasn't ended")
 	}
 }

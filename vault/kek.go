@@ -24,9 +24,12 @@ import (
 // tenants whose root keys it wraps: pauses are each key's own.
 type kek struct {
 	kms.Key
+	id    kekID
+	slots chan struct{} // calls for DEKs (direct.go)
 
-	mu   sync.Mutex
-	rest time.Time // it is not called before
+	mu         sync.Mutex
+	rest       time.Time // it is not called before
+	directShut shut      // likewise, for DEKs
 }
 
 // kmsPause is how long a KMS key is left alone after a call failed, and a tenant's root key after the KMS refused it.
@@ -53,48 +56,49 @@ var errKMSAway = &Error{Kind: KMSUnavailable, Detail: "the key management system
 
 // keks are the KMS keys of this process.
 type keks struct {
-	standard *kek                                                   // the deployment's
-	open     func(ctx context.Context, uri string) (kms.Key, error) // Config.OpenKMS
+	standard *kek                                                                     // the deployment's
+	inFlight int                                                                      // calls for DEKs that each gets at once
+	open     func(ctx context.Context, wanted func(uri string) bool) (kms.Key, error) // Config.OpenKMS
+	now      func() time.Time
 
 	mu      sync.Mutex
-	opened  map[string]*kek
+	opened  map[kekID]*kek
+	absent  map[kekID]time.Time // not named, when it was last looked for
 	flights singleflight.Group
 }
 
 // errNotNamed says that the settings don't name a KMS key.
 var errNotNamed = errors.New("the settings name no KMS key of that URI")
 
-// named gives the KMS key of a canonical URI, if the settings name it. It may call the KMS.
-func (k *keks) named(ctx context.Context, uri string) (*kek, error) {
-	if uri == k.standard.URI() {
+// named gives a KMS key, if the settings name it. It may call the KMS.
+func (k *keks) named(ctx context.Context, id kekID) (*kek, error) {
+	if id == k.standard.id {
 		return k.standard, nil
 	}
 	k.mu.Lock()
-	known := k.opened[uri]
+	known, looked := k.opened[id], k.absent[id]
 	k.mu.Unlock()
 	switch {
 	case known != nil:
 		return known, nil
-	case k.open == nil:
+	case k.open == nil, k.now().Before(looked.Add(kmsPause)):
 		return nil, errNotNamed
 	}
 	// Opening one that is away may take its time: nobody but those who want it waits.
-	done, err, _ := k.flights.Do(uri, func() (any, error) {
-		key, err := k.open(ctx, uri)
-		if err == nil && key == nil {
-			err = errNotNamed
-		}
+	done, err, _ := k.flights.Do(string(id[:]), func() (any, error) {
+		key, err := k.open(ctx, func(uri string) bool { return kekIDOf(uri) == id })
 		if err != nil {
 			return nil, err
 		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		if k.opened == nil {
-			k.opened = map[string]*kek{}
+		if key == nil {
+			k.absent[id] = k.now()
+			return nil, errNotNamed
 		}
-		fresh := &kek{Key: key}
-		k.opened[uri] = fresh
-		return fresh, nil
+		delete(k.absent, id)
+		k.opened[id] = newKEK(key, k.inFlight)
+		return k.opened[id], nil
 	})
 	if err != nil {
 		return nil, err
@@ -102,11 +106,12 @@ func (k *keks) named(ctx context.Context, uri string) (*kek, error) {
 	return done.(*kek), nil
 }
 
-// of gives the KMS key to open a root key with, and whether it is the one that the keystore names.
-func (k *keks) of(ctx context.Context, uri string) (_ *kek, named bool, err error) {
-	found, err := k.named(ctx, uri)
+// of gives the KMS key to open something with, and whether it is the one that made it: if the settings don't name that one,
+// it is another, which may be the same key by another URI.
+func (k *keks) of(ctx context.Context, id kekID, otherwise *kek) (_ *kek, named bool, err error) {
+	found, err := k.named(ctx, id)
 	if errors.Is(err, errNotNamed) {
-		return k.standard, false, nil
+		return otherwise, false, nil
 	}
 	return found, true, err
 }
@@ -126,7 +131,7 @@ func (r *keyring) rootPlace(tenant ID) []byte {
 func (r *keyring) unwrap(ctx context.Context, tenant ID, root wrappedRoot) ([]byte, *kek, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	k, named, err := r.keks.of(ctx, root.uri)
+	k, named, err := r.keks.of(ctx, kekIDOf(root.uri), r.keks.standard)
 	if err != nil {
 		return nil, nil, r.shutOut(tenant, err)
 	}
@@ -142,11 +147,15 @@ func (r *keyring) unwrap(ctx context.Context, tenant ID, root wrappedRoot) ([]by
 	case errors.Is(err, kms.ErrUnavailable):
 		return nil, nil, err
 	case errors.Is(err, kms.ErrCorrupt) && !named:
-		// It isn't damaged for all we know: its KMS key is one that this process can't ask.
-		err = &Error{Kind: KMSUnavailable, Detail: "this tenant's root key is wrapped by a KMS key that the server's settings don't name",
-			RetryAfter: kmsPause, cause: fmt.Errorf("%s: %w", kms.Name(root.uri), errNotNamed)}
+		err = unnamed(kms.Name(root.uri))
 	}
 	return nil, nil, r.shutOut(tenant, err)
+}
+
+// unnamed is what callers hear of what no KMS key opens that this process can ask: it isn't damaged, for all we know.
+func unnamed(key string) *Error {
+	return &Error{Kind: KMSUnavailable, Detail: "this is wrapped by a KMS key that the server's settings don't name", RetryAfter: kmsPause,
+		cause: fmt.Errorf("%s: %w", key, errNotNamed)}
 }
 
 // shut is why a tenant's root key can't be opened, for a while.

@@ -23,7 +23,7 @@ func (r *keyring) chosen(ctx context.Context, uri string) (*kek, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	k, err := r.keks.named(ctx, canonical)
+	k, err := r.keks.named(ctx, kekIDOf(canonical))
 	if errors.Is(err, errNotNamed) {
 		return nil, fail(Invalid, "the settings don't name that KMS key: put it into the file of KMS keys of every server first")
 	}

@@ -163,12 +163,20 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 	if err := v.spendOnPatch(ctx, keys, who, collection, p); err != nil {
 		return nil, v.refuseUnopened(ctx, who, policy.UpdateRecord, err)
 	}
+	r := v.newReader(keys, nil)
+	var rows map[ID]*row
+	if ok {
+		if rows, err = v.directRow(ctx, who.Tenant, collection, id); err != nil {
+			return nil, v.refuseUnopened(ctx, who, policy.UpdateRecord, err)
+		}
+	}
+	r.lookAhead(ctx, rows)
 	var rec *Record
 	err = v.within(ctx, who, policy.UpdateRecord, func(t *txn) error {
 		if !ok || !nameOfCollection.MatchString(collection) {
 			return fail(NotFound, "")
 		}
-		r := v.newReader(keys, t.entry)
+		r.entry = t.entry
 		o, err := r.openForUpdate(ctx, t, collection, id)
 		if err != nil {
 			return err
@@ -256,7 +264,11 @@ type rewriting struct {
 // rewrite seals a record anew, under a new DEK.
 func (r *reader) rewrite(ctx context.Context, t *txn, o *opened, w rewriting) (*Record, error) {
 	version := o.row.version + 1
-	sealed, wrapped, err := r.keys.sealRecord(o.coll.id, o.row.id, version, append(slices.Clip(w.values), w.bound.boxes...))
+	key, wrapped, err := r.newDEKOf(o.row)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := r.keys.sealRecord(key, o.coll.id, o.row.id, version, append(slices.Clip(w.values), w.bound.boxes...))
 	if err != nil {
 		return nil, err
 	}

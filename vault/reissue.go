@@ -42,15 +42,17 @@ func (v *Vault) RotateTokens(ctx context.Context, who Caller, refs []TokenRef) (
 	if err != nil {
 		return nil, v.refuseUnopened(ctx, who, policy.RotateToken, err)
 	}
-	leads, _, err := v.resolve(ctx, keys, refs)
+	leads, rows, err := v.resolve(ctx, keys, refs)
 	if err != nil {
 		return nil, v.refuseUnopened(ctx, who, policy.RotateToken, err)
 	}
+	r := v.newReader(keys, nil)
+	r.lookAhead(ctx, rows)
 	var errs []*Error
 	done := make([]Rotated, len(refs))
 	err = v.within(ctx, who, policy.RotateToken, func(t *txn) error {
-		r := v.newReader(keys, t.entry)
-		x := &reissue{reader: r, txn: t, refs: refs, leads: leads, done: done, errs: make([]*Error, len(refs)), plans: map[ID]*plan{}}
+		r.entry = t.entry
+		x := &reissue{reader: r, txn: t, refs: refs, leads: leads, done: done, errs: make([]*Error, len(refs)), plans: map[ID]*plan{}, away: map[ID]error{}}
 		if err := x.run(ctx); err != nil {
 			return err
 		}
@@ -81,6 +83,7 @@ type reissue struct {
 	done  []Rotated
 	errs  []*Error
 	plans map[ID]*plan // by record
+	away  map[ID]error // records whose keys the KMS doesn't give
 }
 
 // plan is what is to be replaced of one record.
@@ -105,9 +108,12 @@ func (x *reissue) run(ctx context.Context) error {
 	slices.SortFunc(ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
 	for _, id := range slices.Compact(ids) {
 		o, err := x.openForUpdate(ctx, x.txn, "", id)
-		if err == nil {
+		switch kind := AsError(err).Kind; {
+		case err == nil:
 			rows[id] = o.row
-		} else if AsError(err).Kind != NotFound {
+		case kind == KMSUnavailable:
+			x.away[id] = err
+		case kind != NotFound:
 			return err
 		}
 	}
@@ -138,6 +144,9 @@ func (x *reissue) lock(ctx context.Context, rows map[ID]*row) ([]*alias, error) 
 // admit decides on one item and adds it to its record's plan.
 func (x *reissue) admit(ctx context.Context, i int, ref TokenRef, rows map[ID]*row, locked []*alias) error {
 	p := x.leads[i]
+	if p != nil && x.away[p.record] != nil {
+		return x.away[p.record]
+	}
 	// Between the look and the locks the token may have stopped leading there.
 	if p != nil && p.alias != nil && rows[p.record] != nil && !stillThere(p.alias, rows[p.record], locked) {
 		p = nil

@@ -110,6 +110,7 @@ func (v *Vault) eachBehind(ctx context.Context, e *entry, refs []TokenRef, do fu
 		return nil, err
 	}
 	r := v.newReader(keys, e)
+	r.unwrap(ctx, rows)
 	errs := make([]*Error, len(refs))
 	for i, ref := range refs {
 		o, f, err := r.follow(ctx, ref, leads[i], rows)
@@ -150,6 +151,9 @@ type reader struct {
 	opened map[ID]*opened
 	sights map[sight]*seen
 	order  []*seen // as they came
+
+	direct map[dekAt]*dek // DEKs that a KMS key wraps, unwrapped
+	ahead  bool           // and no more of them: a transaction is open
 }
 
 // sight is one record, asked for in one view, with one outcome.
@@ -208,7 +212,7 @@ func (r *reader) open(ctx context.Context, row *row) (*opened, error) {
 	if o.boxes, err = seal.Unpack(row.sealed); err != nil {
 		return nil, &Error{Kind: IntegrityFailure, cause: err}
 	}
-	if o.dek, err = r.keys.openDEK(row.id, row.version, row.wrapped); err != nil {
+	if o.dek, err = r.dekOf(ctx, row); err != nil {
 		return nil, err
 	}
 	r.opened[row.id] = o

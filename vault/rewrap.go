@@ -30,11 +30,15 @@ func (v *Vault) rewrapCount(ctx context.Context, b *batch) (n int64, err error) 
 
 // eachDEK gives the next DEKs behind at, up to limit of them, and moves at on to each. wrapped is good until the next one.
 func (b *batch) eachDEK(ctx context.Context, at *dekAt, limit int, do func(wrapped []byte, created time.Time) error) (seen int, err error) {
+	return eachDEK(ctx, b.keys, b.who.Tenant, at, limit, do)
+}
+
+func eachDEK(ctx context.Context, tx pgx.Tx, tenant ID, at *dekAt, limit int, do func(wrapped []byte, created time.Time) error) (seen int, err error) {
 	//nolint:rowserrcheck // ForEachRow does
-	rows, err := b.keys.Query(ctx, `
+	rows, err := tx.Query(ctx, `
 		select record_id, version, wrapped, created_at from keystore.data_keys
 		where tenant_id = $1 and (record_id, version) > ($2, $3) order by record_id, version limit $4`,
-		b.who.Tenant, at.Record, at.Version, limit)
+		tenant, at.Record, at.Version, limit)
 	if err != nil {
 		return 0, err
 	}
@@ -60,7 +64,7 @@ func (v *Vault) rewrapStep(ctx context.Context, b *batch) (done int, more bool, 
 	var olds, news [][]byte
 	primary := b.ring.wrapPrimary
 	done, err = b.eachDEK(ctx, &at, rewrapBatch, func(wrapped []byte, _ time.Time) error {
-		if id, named := prefixOf(wrapped); named && id == primary {
+		if id, named := prefixOf(wrapped); named && id == primary || isDirect(wrapped) {
 			return nil
 		}
 		fresh, err := b.ring.rewrap(at.Record, at.Version, wrapped)
@@ -74,17 +78,23 @@ func (v *Vault) rewrapStep(ctx context.Context, b *batch) (done int, more bool, 
 	if err != nil {
 		return 0, false, err
 	}
-	if len(records) > 0 {
-		_, err = b.keys.Exec(ctx, `
-			update keystore.data_keys d set wrapped = n.fresh
-			from unnest($2::uuid[], $3::int[], $4::bytea[], $5::bytea[]) as n(record_id, version, old, fresh)
-			where d.tenant_id = $1 and d.record_id = n.record_id and d.version = n.version and d.wrapped = n.old`,
-			b.who.Tenant, records, versions, olds, news)
-		if err != nil {
-			return 0, false, err
-		}
+	if err := b.putWrapped(ctx, records, versions, olds, news); err != nil {
+		return 0, false, err
 	}
 	return done, done == rewrapBatch, b.leave(at)
+}
+
+// putWrapped puts DEKs that were wrapped anew in the place of what they were, each if it is that still.
+func (b *batch) putWrapped(ctx context.Context, records []ID, versions []int32, olds, news [][]byte) error {
+	if len(records) == 0 {
+		return nil
+	}
+	_, err := b.keys.Exec(ctx, `
+		update keystore.data_keys d set wrapped = n.fresh
+		from unnest($2::uuid[], $3::int[], $4::bytea[], $5::bytea[]) as n(record_id, version, old, fresh)
+		where d.tenant_id = $1 and d.record_id = n.record_id and d.version = n.version and d.wrapped = n.old`,
+		b.who.Tenant, records, versions, olds, news)
+	return err
 }
 
 // rewrap wraps a DEK anew under the primary key.

@@ -156,7 +156,11 @@ func (v *Vault) rotateRoot(ctx context.Context, t *txn, keys *tenantKeys, fresh 
 		}
 	}
 	t.entry.Resources[len(t.entry.Resources)-1].KMS = kms.Name(fresh.uri)
-	return Rotation{Name: rootName, Version: version}, t.insertKeyVersion(ctx, rootName, 0, version)
+	if err := t.insertKeyVersion(ctx, rootName, 0, version); err != nil {
+		return Rotation{}, err
+	}
+	job, err := t.rewrapsDirect(ctx, fresh.uri != fresh.replaces.uri)
+	return Rotation{Name: rootName, Version: version, Job: job}, err
 }
 
 func sortedKeys[V any](m map[string]V) []string {

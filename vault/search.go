@@ -189,6 +189,7 @@ func (v *Vault) matches(ctx context.Context, keys *tenantKeys, e *entry, coll *C
 		return nil, err
 	}
 	r := v.newReader(keys, e)
+	r.unwrap(ctx, found.rows)
 	page := make([]Match, 0, len(ids))
 	var withheld []string
 	for _, id := range ids {

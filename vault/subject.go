@@ -83,6 +83,8 @@ func (v *Vault) GetSubject(ctx context.Context, who Caller, reference, cursor st
 	if err != nil {
 		return nil, "", v.refuseUnopened(ctx, who, policy.ReadSubject, err)
 	}
+	var e *entry
+	var bound map[ID]int
 	err = v.within(ctx, who, policy.ReadSubject, func(t *txn) error {
 		s, err := t.knownSubject(ctx, keys, reference)
 		if err != nil {
@@ -97,13 +99,22 @@ func (v *Vault) GetSubject(ctx context.Context, who Caller, reference, cursor st
 		if err != nil {
 			return err
 		}
-		m = &SubjectMap{Created: s.created}
-		if next, err = v.mapSubject(ctx, t, keys, s.id, after, limit, m); err == nil && next != "" {
+		m, e = &SubjectMap{Created: s.created}, t.entry
+		if next, bound, err = v.mapSubject(ctx, t, keys, s.id, after, limit, m); err == nil && next != "" {
 			next, err = keys.sealCursor(list, next)
 		}
 		return err
 	})
-	return m, next, err
+	if err == nil {
+		// Not in the transaction: a record's key may have to be asked of the KMS.
+		if err = v.aliasesOfSubject(ctx, e, keys, bound, m); err != nil {
+			err = AsError(err)
+		}
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return m, next, nil
 }
 
 type subject struct {
@@ -130,33 +141,34 @@ func (t *txn) knownSubject(ctx context.Context, keys *tenantKeys, reference stri
 }
 
 // mapSubject goes through a person's records once: which fields a record holds stands in front of its boxes, so nothing is
-// opened. It gives the id of the last record of a page that isn't the last.
-func (v *Vault) mapSubject(ctx context.Context, t *txn, keys *tenantKeys, id ID, after string, limit int, m *SubjectMap) (next string, err error) {
+// opened. It gives the id of the last record of a page that isn't the last, and the records, each with its place in m, whose tokens'
+// texts are kept.
+func (v *Vault) mapSubject(ctx context.Context, t *txn, keys *tenantKeys, id ID, after string, limit int, m *SubjectMap) (next string, bound map[ID]int, err error) {
 	rows, err := t.data.Query(ctx, `
 		select r.record_id, r.collection_id, c.version, r.epoch, r.created_at, r.sealed, r.digests, privault.held(r, $3)
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
 		where r.tenant_id = $1 and r.subject_id = $2 and (r.expires_at is null or r.expires_at > $3)
 		order by r.record_id`, t.who.Tenant, id, t.now)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer rows.Close()
 	at, _ := parseID(recordPrefix, after) // the first page: from the lowest id
 	counts := map[ID]int{}                // collection → its place in m
-	bound := map[ID]int{}                 // record whose tokens are kept → its place in m
+	bound = map[ID]int{}
 	for rows.Next() {
 		var r row
 		var held bool
 		if err := rows.Scan(&r.id, &r.collection, &r.schema, &r.epoch, &r.created, &r.sealed, &r.digests, &held); err != nil {
-			return "", err
+			return "", nil, err
 		}
 		coll, err := v.collectionByID(ctx, t.who.Tenant, r.collection, r.schema)
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		boxes, err := seal.Unpack(r.sealed)
 		if err != nil {
-			return "", &Error{Kind: IntegrityFailure, cause: err}
+			return "", nil, &Error{Kind: IntegrityFailure, cause: err}
 		}
 		place, have := counts[r.collection]
 		if !have {
@@ -174,28 +186,29 @@ func (v *Vault) mapSubject(ctx context.Context, t *txn, keys *tenantKeys, id ID,
 			if coll.bound || len(r.digests) > 0 {
 				bound[r.id] = len(m.Records)
 			} else if tokens, err = keys.tokensOf(coll, r.id, r.epoch, holding, nil); err != nil {
-				return "", err
+				return "", nil, err
 			}
 			m.Records = append(m.Records, SubjectRecord{Collection: coll.Name, Record: formatID(recordPrefix, r.id), Tokens: tokens, Created: r.created, Held: held})
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return next, v.aliasesOfSubject(ctx, t, keys, bound, m)
+	return next, bound, nil
 }
 
 // aliasesOfSubject reads the tokens of records, each with its place in m, whose texts are kept.
-func (v *Vault) aliasesOfSubject(ctx context.Context, t *txn, keys *tenantKeys, records map[ID]int, m *SubjectMap) error {
+func (v *Vault) aliasesOfSubject(ctx context.Context, e *entry, keys *tenantKeys, records map[ID]int, m *SubjectMap) error {
 	if len(records) == 0 {
 		return nil
 	}
 	ids := slices.Collect(maps.Keys(records))
-	found, err := v.look(ctx, t.who.Tenant, ask{ids: ids, shared: ids})
+	found, err := v.look(ctx, e.who.Tenant, ask{ids: ids, shared: ids})
 	if err != nil {
 		return err
 	}
-	r := v.newReader(keys, t.entry)
+	r := v.newReader(keys, e)
+	r.unwrap(ctx, found.rows)
 	for id, at := range records {
 		if found.rows[id] == nil {
 			continue // it has gone since

@@ -300,7 +300,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app privault.governance INSERT SELECT UPDATE",
 		"privault_app privault.holds INSERT SELECT UPDATE",
 		"privault_app privault.idempotency_keys DELETE INSERT SELECT UPDATE",
-		"privault_app privault.jobs INSERT SELECT UPDATE",
+		"privault_app privault.jobs DELETE INSERT SELECT UPDATE",
 		"privault_app privault.policies INSERT SELECT",
 		"privault_app privault.principals INSERT SELECT UPDATE",
 		"privault_app privault.purposes DELETE INSERT SELECT UPDATE",

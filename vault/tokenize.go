@@ -186,6 +186,11 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 		}
 		c.aliases, c.relies = bound.aliases, bound.relies
 	}
+	if coll.direct() {
+		if err := s.wrapDirectly(ctx, v.keyring, drafts, b.Atomic); err != nil {
+			return nil, nil, err
+		}
+	}
 	for i := range drafts {
 		d := &drafts[i]
 		if d.err != nil {
@@ -267,6 +272,7 @@ type draft struct {
 	item   *NewRecord
 	values []value
 	bound  bound
+	dek    *dek  // of a direct collection
 	err    error // why it is refused
 }
 
@@ -304,7 +310,13 @@ func (s *sealer) seal(d *draft) (newRecord, map[string]string, error) {
 			return r, nil, err
 		}
 	}
-	if r.sealed, r.wrapped, err = s.keys.sealRecord(s.coll.id, d.id, 1, append(values, d.bound.boxes...)); err != nil {
+	var key seal.Key
+	if d.dek != nil {
+		key, r.wrapped = d.dek.key, d.dek.wrapped
+	} else if key, r.wrapped, err = s.keys.newDEK(d.id, 1); err != nil {
+		return r, nil, err
+	}
+	if r.sealed, err = s.keys.sealRecord(key, s.coll.id, d.id, 1, append(values, d.bound.boxes...)); err != nil {
 		return r, nil, err
 	}
 	tokens, err := s.keys.tokensOf(s.coll, d.id, 0, values, d.bound.texts)
@@ -385,21 +397,17 @@ func (f *faults) err() error {
 	return &Error{Kind: Invalid, Detail: strings.Join(f.details, "; "), Fields: f.fields}
 }
 
-// sealRecord seals a record's values, which are in the order of their numbers, under a new DEK.
-func (k *tenantKeys) sealRecord(collection, record ID, version int32, values []value) (sealed, wrapped []byte, err error) {
-	dek, wrapped, err := k.newDEK(record, version)
-	if err != nil {
-		return nil, nil, err
-	}
+// sealRecord seals a record's values, which are in the order of their numbers, under its DEK.
+func (k *tenantKeys) sealRecord(dek seal.Key, collection, record ID, version int32, values []value) ([]byte, error) {
 	boxes := make(seal.Boxes, len(values))
 	for i, val := range values {
 		box, err := dek.Seal(nil, val.plain, k.place(collection, record, version, val.number))
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		boxes[i] = seal.Box{Field: val.number, Sealed: box}
 	}
-	return boxes.Pack(), wrapped, nil
+	return boxes.Pack(), nil
 }
 
 func (k *tenantKeys) place(collection, record ID, version int32, number uint32) seal.Place {

@@ -53,6 +53,7 @@ type Keys struct {
 	KMSKeys        string        `name:"kms-keys" env:"PRIVAULT_KMS_KEYS" placeholder:"FILE" help:"JSON file of the KMS keys that tenants brought along, and how each is opened (docs/keys.md). No other key is called. Read again when a tenant's key isn't known yet."`
 	PassphraseFile string        `name:"kms-passphrase-file" env:"PRIVAULT_KMS_PASSPHRASE_FILE" placeholder:"FILE" help:"File with the passphrase of a local key that is sealed to one."`
 	KMSTimeout     time.Duration `name:"kms-timeout" env:"PRIVAULT_KMS_TIMEOUT" default:"5s" help:"Time for one call of the KMS."`
+	KMSInFlight    int           `name:"kms-in-flight" env:"PRIVAULT_KMS_IN_FLIGHT" default:"16" help:"Calls for records' keys that each KMS key gets at once (collections with kms: direct)."`
 	KeyCacheTTL    time.Duration `env:"PRIVAULT_KEY_CACHE_TTL" default:"300s" help:"How long unwrapped tenant keysets are used; once more as long while the KMS is away."`
 	RotateAfter    time.Duration `name:"rotate-keys-after" env:"PRIVAULT_ROTATE_KEYS_AFTER" default:"0s" help:"Age at which a server rotates root and wrap keys by itself, e.g. 8760h; 0: never."`
 
@@ -118,6 +119,9 @@ func (k Keys) check(bad func(string, ...any)) {
 	if k.RotateAfter != 0 && k.RotateAfter < 24*time.Hour {
 		bad("--rotate-keys-after is 0 or at least 24h")
 	}
+	if k.KMSInFlight < 1 || k.KMSInFlight > 1000 {
+		bad("--kms-in-flight is 1 to 1000")
+	}
 	if k.KeyCacheTTL < time.Second || k.KMSTimeout < time.Millisecond {
 		bad("--key-cache-ttl must be at least 1s and --kms-timeout at least 1ms")
 	}
@@ -162,7 +166,7 @@ func openVault(ctx context.Context, d Database, k Keys, change func(*vault.Confi
 	if err != nil {
 		return nil, fmt.Errorf("open the key-encryption key: %w", err)
 	}
-	c := vault.Config{DataURL: d.DatabaseURL, KeystoreURL: d.KeystoreURL, KeystoreBackups: d.KeystoreBackups, KMS: key, KMSTimeout: k.KMSTimeout,
+	c := vault.Config{DataURL: d.DatabaseURL, KeystoreURL: d.KeystoreURL, KeystoreBackups: d.KeystoreBackups, KMS: key, KMSTimeout: k.KMSTimeout, KMSInFlight: k.KMSInFlight,
 		KeyCacheTTL: k.KeyCacheTTL, RotateAfter: k.RotateAfter, MaxConns: d.MaxConns}
 	if k.KMSKeys != "" {
 		c.OpenKMS = k.openNamed

@@ -52,15 +52,15 @@ func (a kmsKeys) check(bad func(string, ...any), noLocal bool) {
 	}
 }
 
-// openNamed opens the key of a canonical URI, if the file names it. The file is read each time, which is once for each key: a new
+// openNamed opens the key that is wanted, by its canonical URI, if the file names it. The file is read each time, which is once for each key: a new
 // line needs no restart.
-func (k Keys) openNamed(ctx context.Context, uri string) (kms.Key, error) {
+func (k Keys) openNamed(ctx context.Context, wanted func(uri string) bool) (kms.Key, error) {
 	all, err := readKMSKeys(k.KMSKeys)
 	if err != nil {
 		return nil, fmt.Errorf("the file of KMS keys: %w", err)
 	}
 	for _, line := range all.Keys {
-		if named, err := kms.Canonical(line.URI); err != nil || named != uri {
+		if named, err := kms.Canonical(line.URI); err != nil || !wanted(named) {
 			continue
 		}
 		if kms.DevelopmentOnly(line.URI) && k.noLocal {

@@ -118,6 +118,8 @@ func TestACustomersOwnKey(t *testing.T) {
 	}
 }
 
+func is(uri string) func(string) bool { return func(other string) bool { return other == uri } }
+
 // What stands in the file is checked when the server starts, and a line takes nothing of the deployment's settings.
 func TestTheFileOfKMSKeysIsChecked(t *testing.T) {
 	t.Parallel()
@@ -139,21 +141,21 @@ func TestTheFileOfKMSKeysIsChecked(t *testing.T) {
 	o := his.ByToken().Transit
 	k := Keys{KMSKeys: list, noLocal: true}
 	k.HCVault = HCVault{Namespace: o.Namespace, CAFile: o.CAFile, TokenFile: filepath.Join(dir, "customer.token")} // the deployment's
-	if key, err := k.openNamed(t.Context(), his.uri); err == nil {
+	if key, err := k.openNamed(t.Context(), is(his.uri)); err == nil {
 		if _, err := key.Wrap(t.Context(), []byte("x"), []byte("x")); err == nil {
 			t.Error("a line without a token was opened with the deployment's")
 		}
 	}
-	if key, err := k.openNamed(t.Context(), "hcvault://elsewhere.example/transit/keys/x"); key != nil || err != nil {
+	if key, err := k.openNamed(t.Context(), is("hcvault://elsewhere.example/transit/keys/x")); key != nil || err != nil {
 		t.Errorf("a key that isn't there: %v, %v", key, err)
 	}
-	if _, err := k.openNamed(t.Context(), "local:///x"); err == nil {
+	if _, err := k.openNamed(t.Context(), is("local:///x")); err == nil {
 		t.Error("a local key was opened")
 	}
 	if err := os.Remove(list); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.openNamed(t.Context(), his.uri); err == nil {
+	if _, err := k.openNamed(t.Context(), is(his.uri)); err == nil {
 		t.Error("a file that is gone names a key")
 	}
 }

@@ -21,6 +21,8 @@ type Faulty struct {
 	held    atomic.Pointer[hold]
 	wraps   atomic.Int64
 	unwraps atomic.Int64
+	flying  atomic.Int64
+	peak    atomic.Int64
 }
 
 type hold struct{ released chan struct{} }
@@ -58,12 +60,22 @@ func (f *Faulty) Wraps() int { return int(f.wraps.Load()) }
 // Unwraps counts the calls of Unwrap as they come in, failed and held ones included.
 func (f *Faulty) Unwraps() int { return int(f.unwraps.Load()) }
 
+// Peak is the most calls that there were at once since it was last asked.
+func (f *Faulty) Peak() int { return int(f.peak.Swap(0)) }
+
+func (f *Faulty) enter() (leave func()) {
+	for n, most := f.flying.Add(1), f.peak.Load(); n > most && !f.peak.CompareAndSwap(most, n); most = f.peak.Load() {
+	}
+	return func() { f.flying.Add(-1) }
+}
+
 // URI is that of the Key under it, whatever the switches say.
 func (f *Faulty) URI() string { return f.key.URI() }
 
 // Wrap is that of the Key under it, once the switches let it through.
 func (f *Faulty) Wrap(ctx context.Context, plaintext, ad []byte) ([]byte, error) {
 	f.wraps.Add(1)
+	defer f.enter()()
 	if err := f.fault(ctx); err != nil {
 		return nil, err
 	}
@@ -73,6 +85,7 @@ func (f *Faulty) Wrap(ctx context.Context, plaintext, ad []byte) ([]byte, error)
 // Unwrap is that of the Key under it, once the switches let it through.
 func (f *Faulty) Unwrap(ctx context.Context, wrapped, ad []byte) ([]byte, error) {
 	f.unwraps.Add(1)
+	defer f.enter()()
 	if err := f.fault(ctx); err != nil {
 		return nil, err
 	}
