@@ -36,7 +36,7 @@ type FieldDefinition struct {
 	Type           string          `json:"type"`
 	Classification string          `json:"classification,omitempty"` // public, internal, confidential (the default) or restricted
 	Required       bool            `json:"required,omitempty"`
-	Index          []string        `json:"index,omitempty"`    // exact
+	Index          []string        `json:"index,omitempty"`    // exact, last4 …, exact/smoothed:1024
 	Unique         bool            `json:"unique,omitempty"`   // needs the index exact
 	Purposes       []string        `json:"purposes,omitempty"` // in place of the collection's
 	Token          TokenDefinition `json:"token,omitzero"`
@@ -105,7 +105,7 @@ type field struct {
 	strategy string
 	supplied string       // what a caller may bring along as a token
 	shape    *shape.Shape // of its aliases; nil: they are opaque
-	index    []string     // kinds of blind index
+	index    []index      // blind indexes
 	unique   bool         // no two records have equal values
 
 	classification string
@@ -153,8 +153,15 @@ func (c *Collection) adopt(raw []byte) error {
 			return fmt.Errorf("field %s of a stored collection: %w", name, err)
 		}
 		f := &field{name: name, number: s.Numbers[name], typ: typ, required: d.Required, token: d.Token.Strategy == strategyRandom,
-			strategy: d.Token.Strategy, supplied: cmp.Or(d.Token.Supplied, suppliedOff), index: d.Index, unique: d.Unique, classification: d.Classification,
+			strategy: d.Token.Strategy, supplied: cmp.Or(d.Token.Supplied, suppliedOff), unique: d.Unique, classification: d.Classification,
 			purposes: d.Purposes, mask: mask, stale: d.matched() && c.normalisers[name] != datatype.NormaliserVersion}
+		for _, name := range d.Index {
+			x, known := parseIndex(name)
+			if !known {
+				return fmt.Errorf("field %s of a stored collection has an index that is not known", f.name)
+			}
+			f.index = append(f.index, x)
+		}
 		if f.shape, err = d.shape(); err != nil {
 			return fmt.Errorf("tokens of field %s of a stored collection: %w", name, err)
 		}

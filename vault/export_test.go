@@ -1,11 +1,13 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"errors"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/privault/privault/vault/datatype"
 	"github.com/privault/privault/vault/policy"
 )
 
@@ -148,3 +150,9 @@ func (v *Vault) SweepOrphans(ctx context.Context) error { return v.sweepOrphans(
 
 // LawLife is how long a tenant's law is used at most.
 const LawLife = lawLife
+
+// SameName says whether two names are equal to a search.
+func SameName(a, b string) bool {
+	typ, _ := datatype.Lookup("name")
+	return bytes.Equal(typ.Normalise([]byte(a)), typ.Normalise([]byte(b)))
+}

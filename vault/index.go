@@ -2,9 +2,12 @@ package vault
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/tink-crypto/tink-go/v2/prf"
 
@@ -60,14 +63,117 @@ func allDigests(set *prf.Set, input []byte) ([][]byte, error) {
 	return all, nil
 }
 
-// equals is what an index of a kind is built on, of a value that is sought.
-func (f *field) equals(kind string, raw Secret) ([]byte, *datatype.Fault) {
-	return f.typ.Seek(kind, raw.Reveal())
+// index is one of a field's blind indexes. A value that is frequent shows as a digest that is frequent, so a field of skewed
+// values may have one in a mode that hides it:
+//
+//   - bucketed: the digest is of one of so many buckets, each of which many values fall into. A search reads the bucket.
+//   - smoothed: a value has so many labels, and each record takes one of them by chance. A search looks all of them up.
+type index struct {
+	name string // as defined: exact, last4, exact/smoothed:1024
+	kind string // what of a value it is of
+	mode string // bucketed, smoothed, or none
+	n    int    // buckets, or labels of each value
 }
 
-func indexInput(coll *Collection, f *field, kind string, derived []byte) []byte {
-	in := digestInput("privault/1/index", coll.id, f.number)
-	return append(append(append(in, kind...), 0), derived...)
+const (
+	bucketed = "bucketed"
+	smoothed = "smoothed"
+)
+
+// The bounds of the modes. With fewer buckets a search reads too much, and with fewer values for each a bucket tells its
+// value; with more labels, a search looks up too many.
+const (
+	mostBuckets     = 1 << 16
+	valuesOfABucket = 8
+	fewestLabels    = 16
+	mostLabels      = 4096
+	fewestSmoothed  = 100 // different values
+)
+
+// parseIndex takes an index's name apart; false: it names no mode that there is.
+func parseIndex(name string) (index, bool) {
+	kind, how, moded := strings.Cut(name, "/")
+	x := index{name: name, kind: kind}
+	if !moded {
+		return x, true
+	}
+	mode, count, _ := strings.Cut(how, ":")
+	n, err := strconv.Atoi(count)
+	x.mode, x.n = mode, n
+	known := mode == bucketed && n >= 2 && n <= mostBuckets || mode == smoothed && n >= fewestLabels && n <= mostLabels
+	return x, err == nil && known && strconv.Itoa(n) == count
+}
+
+// indexOf gives the field's index of a kind, in whatever mode it is.
+func (f *field) indexOf(kind string) (index, bool) {
+	for _, x := range f.index {
+		if x.kind == kind || x.name == kind {
+			return x, true
+		}
+	}
+	return index{}, false
+}
+
+// equals is what an index is built on, of a value that is sought.
+func (f *field) equals(x index, raw Secret) ([]byte, *datatype.Fault) {
+	return f.typ.Seek(x.kind, raw.Reveal())
+}
+
+// digest is what one key makes of what the index is of. label is that of smoothed; else it has no meaning.
+func (x index) digest(key prf.PRF, coll *Collection, f *field, derived []byte, label uint32) ([]byte, error) {
+	in := append(append(digestInput("privault/1/index", coll.id, f.number), x.name...), 0)
+	switch x.mode {
+	case smoothed:
+		in = binary.BigEndian.AppendUint32(in, label)
+	case bucketed:
+		which, err := key.ComputePRF(append(in, derived...), 8)
+		if err != nil {
+			return nil, err
+		}
+		in = append(append(digestInput("privault/1/bucket", coll.id, f.number), x.name...), 0)
+		derived = binary.BigEndian.AppendUint32(nil, uint32(binary.BigEndian.Uint64(which)%uint64(x.n)))
+	}
+	return key.ComputePRF(append(in, derived...), digestSize)
+}
+
+// digests are those that a value may stand under, under every key, the primary one first.
+func (x index) digests(set *prf.Set, coll *Collection, f *field, derived []byte) ([][]byte, error) {
+	labels := 1
+	if x.mode == smoothed {
+		labels = x.n
+	}
+	var all [][]byte
+	for _, id := range append([]uint32{set.PrimaryID}, others(set)...) {
+		for label := range labels {
+			d, err := x.digest(set.PRFs[id], coll, f, derived, uint32(label))
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, d)
+		}
+	}
+	return all, nil
+}
+
+// others are the ids of a set's keys but the primary one.
+func others(set *prf.Set) []uint32 {
+	var ids []uint32
+	for id := range set.PRFs {
+		if id != set.PrimaryID {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// chance is a label for a new entry.
+func (x index) chance() uint32 {
+	if x.mode != smoothed {
+		return 0
+	}
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return uint32(binary.BigEndian.Uint64(b[:]) % uint64(x.n))
 }
 
 // checkIndex validates what a field's definition says of indexes, and puts the kinds in order.
@@ -77,47 +183,68 @@ func (f *FieldDefinition) checkIndex(at string, bad func(pointer, rule, detail s
 	if err != nil {
 		return // the type was refused
 	}
-	for i, kind := range f.Index {
-		switch n := typ.Cardinality(kind); {
+	had := map[string]bool{}
+	for _, name := range f.Index {
+		x, known := parseIndex(name)
+		n := typ.Cardinality(x.kind)
+		switch {
 		case n == 0:
 			bad(at+"/index", "index", "values of the type "+f.Type+" have the indexes "+list(typ.Kinds()))
-		case n < datatype.FewestValues:
+		case !known:
+			bad(at+"/index", "mode", fmt.Sprintf("an index's mode is bucketed:n, n 2 to %d, or smoothed:n, n %d to %d", mostBuckets, fewestLabels, mostLabels))
+		case x.fewest() > n:
 			bad(at+"/index", string(IndexDomainTooSmall), fmt.Sprintf("an index %s on the type %s would have about %d different values, and %d are the least: "+
-				"their frequencies alone would tell them", kind, f.Type, n, datatype.FewestValues))
-		case i > 0 && f.Index[i-1] == kind:
-			bad(at+"/index", "duplicate", "an index is named once")
+				"their frequencies alone would tell them", name, f.Type, n, x.fewest()))
+		case had[x.kind]:
+			bad(at+"/index", "duplicate", "a field has one index of a kind")
 		}
+		had[x.kind] = true
 	}
 	if f.Unique && !slices.Contains(f.Index, indexExact) {
 		bad(at+"/unique", "index", "a unique field has the index exact")
 	}
 }
 
-// derive gives what an index of a kind is built on; false: nothing of the value falls under it.
-func (f *field) derive(kind string, plain []byte) ([]byte, bool) {
-	return f.typ.Derive(kind, plain)
+// fewest is how many different values an index must be expected to have.
+func (x index) fewest() int {
+	switch x.mode {
+	case bucketed:
+		return valuesOfABucket * x.n
+	case smoothed:
+		return fewestSmoothed
+	}
+	return datatype.FewestValues
+}
+
+// derive gives what an index is built on; false: nothing of the value falls under it.
+func (f *field) derive(x index, plain []byte) ([]byte, bool) {
+	return f.typ.Derive(x.kind, plain)
 }
 
 // marksOf are the index entries of one value. An entry that no other record may have stands under every key, or two
 // records could have it under one each while the keys change.
 func (k *tenantKeys) marksOf(coll *Collection, f *field, plain []byte) ([]mark, error) {
 	marks := make([]mark, 0, len(f.index))
-	for _, kind := range f.index {
-		derived, falls := f.derive(kind, plain)
+	for _, x := range f.index {
+		derived, falls := f.derive(x, plain)
 		if !falls {
 			continue
 		}
-		all, err := allDigests(k.index, indexInput(coll, f, kind, derived))
-		if err != nil {
-			return nil, err
-		}
-		if f.unique && kind == indexExact {
+		if f.unique && x.name == indexExact {
+			all, err := x.digests(k.index, coll, f, derived)
+			if err != nil {
+				return nil, err
+			}
 			for _, d := range all {
 				marks = append(marks, mark{d, markSole})
 			}
 			continue
 		}
-		marks = append(marks, mark{all[0], markEntry})
+		d, err := x.digest(k.index.PRFs[k.index.PrimaryID], coll, f, derived, x.chance())
+		if err != nil {
+			return nil, err
+		}
+		marks = append(marks, mark{d, markEntry})
 	}
 	return marks, nil
 }

@@ -57,7 +57,7 @@ func (v *Vault) SearchRecords(ctx context.Context, who Caller, s Search) (page [
 // sought is a term made ready.
 type sought struct {
 	field   *field
-	kind    string
+	index   index
 	derived []byte
 	digests [][]byte // under every key
 }
@@ -128,22 +128,25 @@ func (k *tenantKeys) seek(coll *Collection, s Search) ([]sought, error) {
 		if kind == "" {
 			kind = indexExact
 		}
-		switch {
-		case f == nil:
+		if f == nil {
 			return nil, invalid(at+"/field", "unknown-field", "the collection has no such field")
-		case !slices.Contains(f.index, kind):
+		}
+		x, have := f.indexOf(kind)
+		if !have {
 			return nil, invalid(at+"/field", "not-indexed", "the field does not have that index; its definition names those that it has")
 		}
-		derived, fault := f.equals(kind, term.Equals)
+		derived, fault := f.equals(x, term.Equals)
 		if fault != nil {
 			return nil, invalid(at+"/equals", fault.Rule, fault.Detail)
 		}
-		all, err := allDigests(k.index, indexInput(coll, f, kind, derived))
+		all, err := x.digests(k.index, coll, f, derived)
 		if err != nil {
 			return nil, err
 		}
-		terms[i] = sought{f, kind, derived, all}
+		terms[i] = sought{f, x, derived, all}
 	}
+	// What stands under many labels costs a look for each.
+	slices.SortStableFunc(terms, func(a, b sought) int { return len(a.digests) - len(b.digests) })
 	return terms, nil
 }
 
@@ -154,7 +157,12 @@ func (v *Vault) searchIDs(ctx context.Context, tenant, collection ID, terms []so
 	copy(from[:], after)
 	var digests [][]byte
 	var term []int32
+	narrowing := 0 // terms that narrow the first one's rows here; the others do when the values are compared
 	for i, t := range terms[1:] {
+		if t.index.mode == smoothed {
+			continue
+		}
+		narrowing++
 		for _, d := range t.digests {
 			digests, term = append(digests, d), append(term, int32(i))
 		}
@@ -170,7 +178,7 @@ func (v *Vault) searchIDs(ctx context.Context, tenant, collection ID, terms []so
 						join privault.blind_index j on j.tenant_id = $1 and j.digest = d.digest and j.record_id = i.record_id) = $8
 				order by i.record_id limit $9) m
 			order by m.record_id limit $9`,
-			tenant, terms[0].digests, from, collection, v.now(), digests, term, len(terms)-1, limit).Query(func(rows pgx.Rows) error {
+			tenant, terms[0].digests, from, collection, v.now(), digests, term, narrowing, limit).Query(func(rows pgx.Rows) error {
 			ids, err = pgx.CollectRows(rows, pgx.RowTo[ID])
 			return err
 		})
@@ -252,7 +260,7 @@ func (r *reader) holds(o *opened, terms []sought) (bool, error) {
 		if plain == nil || err != nil {
 			return false, err
 		}
-		if derived, falls := t.field.derive(t.kind, plain); !falls || !bytes.Equal(derived, t.derived) {
+		if derived, falls := t.field.derive(t.index, plain); !falls || !bytes.Equal(derived, t.derived) {
 			return false, nil
 		}
 	}
