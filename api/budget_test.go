@@ -86,6 +86,15 @@ func TestNamingValuesHasABudget(t *testing.T) {
 			}
 			admin.tokenize(t, "people", notes...) // random tokens say nothing
 			admin.colleague(t, "backend-writer").tokenize(t, "people", mail(5), mail(6))
+			for n := range 7 { // guessed tokens; what resolves is free, and so is what nobody can guess
+				want := 404
+				if n > 4 {
+					want = 429
+				}
+				guess := fmt.Sprintf(`{"token":"400000%09d1111","collection":"people","field":"pan"}`, n)
+				admin.send(t, "POST", "/v1/tokens/validate", `{"items":[`+guess+`]}`).want(t, want)
+			}
+			admin.send(t, "POST", "/v1/tokens/validate", `{"items":[{"token":"`+stored.Tokens["note"]+`"},{"token":"pvtk_none"},{"token":"pvdt_none"}]}`).want(t, 207)
 			if n := s.Count(`select count(*) from privault.audit_entries where body::json->>'problem' = 'quota-exceeded'`); n < 6 {
 				t.Errorf("%d entries say that a budget was used up", n)
 			}

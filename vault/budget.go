@@ -2,8 +2,10 @@ package vault
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Whoever may name values and hears whether they are known can go through all the values that there are: by tokens that are
@@ -95,7 +97,7 @@ func (k *tenantKeys) spendOnTerms(ctx context.Context, who Caller, c *Collection
 	}
 	n := naming{keys: k}
 	for _, t := range terms {
-		if err := n.value(c, t.field, t.kind, t.derived); err != nil {
+		if err := n.value(c, t.field, t.index.kind, t.derived); err != nil {
 			return err
 		}
 	}
@@ -117,11 +119,29 @@ func (v *Vault) spendOnPatch(ctx context.Context, keys *tenantKeys, who Caller, 
 		if !f.tells() {
 			continue
 		}
-		value, fault := f.equals(indexExact, p.Fields[f.name])
+		value, fault := f.equals(index{name: indexExact, kind: indexExact}, p.Fields[f.name])
 		if fault != nil {
 			continue
 		}
 		if err := n.value(c, f, indexExact, value); err != nil {
+			return err
+		}
+	}
+	return n.spend(ctx, who)
+}
+
+// spendOnMisses asks for the budget of tokens that don't resolve. Those that only a key can make can't be guessed, and cost
+// nothing; one with a shape can.
+func (k *tenantKeys) spendOnMisses(ctx context.Context, who Caller, refs []TokenRef, errs []*Error) error {
+	if who.Budget == nil {
+		return nil
+	}
+	n := naming{keys: k}
+	for i, ref := range refs {
+		if errs[i] == nil || errs[i].Kind != TokenNotFound || strings.HasPrefix(ref.Token, tokenPrefix) || strings.HasPrefix(ref.Token, opaquePrefix) {
+			continue
+		}
+		if err := n.add("tokens", false, fmt.Appendf(nil, "privault/1/budget-token%q%q%q", ref.Collection, ref.Field, ref.Token)); err != nil {
 			return err
 		}
 	}

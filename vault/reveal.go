@@ -121,6 +121,11 @@ func (v *Vault) eachBehind(ctx context.Context, e *entry, refs []TokenRef, do fu
 			errs[i] = r.failed(ctx, err)
 		}
 	}
+	if e.Action == string(policy.ValidateToken) {
+		if err := keys.spendOnMisses(ctx, e.who, refs, errs); err != nil {
+			return nil, err
+		}
+	}
 	r.conclude()
 	e.ended(errs)
 	return errs, nil
