@@ -218,6 +218,16 @@ CREATE TABLE keystore.data_keys (
 
 ALTER TABLE ONLY keystore.data_keys FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE keystore.key_uses (
+    tenant_id uuid NOT NULL,
+    key_id bigint NOT NULL,
+    uses bigint NOT NULL,
+    CONSTRAINT key_uses_key_id_check CHECK (((key_id >= 0) AND (key_id <= '4294967295'::bigint))),
+    CONSTRAINT key_uses_uses_check CHECK ((uses > 0))
+);
+
+ALTER TABLE ONLY keystore.key_uses FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE keystore.key_versions (
     tenant_id uuid NOT NULL,
     name text NOT NULL,
@@ -719,6 +729,9 @@ ALTER TABLE ONLY keystore.data_keys
 ALTER TABLE keystore.data_keys
     ADD CONSTRAINT data_keys_wrapped_check CHECK (((octet_length(wrapped) >= 32) AND (octet_length(wrapped) <= 4105))) NOT VALID;
 
+ALTER TABLE ONLY keystore.key_uses
+    ADD CONSTRAINT key_uses_pkey PRIMARY KEY (tenant_id, key_id);
+
 ALTER TABLE ONLY keystore.key_versions
     ADD CONSTRAINT key_versions_pkey PRIMARY KEY (tenant_id, name, version);
 
@@ -908,9 +921,13 @@ ALTER TABLE ONLY privault.credentials
 
 ALTER TABLE keystore.data_keys ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE keystore.key_uses ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE keystore.key_versions ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON keystore.data_keys USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
+
+CREATE POLICY tenant ON keystore.key_uses USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
 
 CREATE POLICY tenant ON keystore.key_versions USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
 
@@ -1055,6 +1072,8 @@ REVOKE ALL ON FUNCTION privault.make_audit_partitions(until timestamp with time 
 GRANT ALL ON FUNCTION privault.make_audit_partitions(until timestamp with time zone) TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE keystore.data_keys TO privault_keystore;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE keystore.key_uses TO privault_keystore;
 
 GRANT SELECT,INSERT ON TABLE keystore.key_versions TO privault_keystore;
 

@@ -24,7 +24,7 @@
 // # The files
 //
 //	the gate      gate commit group store errors trail decide fetch
-//	keys          kek keyring direct rotation move rewrap late orphan inventory versioned secret
+//	keys          kek keyring direct rotation uses move rewrap late orphan inventory versioned secret
 //	schemas       collection field
 //	values        tokenize record reveal resolve token
 //	aliases       alias mint (their texts); index search (blind indexes); bind bond rebind lookup (what ties records to both,

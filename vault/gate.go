@@ -57,7 +57,9 @@ type Config struct {
 	KeyCacheTTL time.Duration // how long unwrapped tenant keysets are used; 0: 300 s
 	KMSTimeout  time.Duration // of one KMS call; 0: 5 s
 	RotateAfter time.Duration // how old a root key or a `wrap` key gets before it is rotated; 0: until somebody does
-	MaxConns    int32         // of each pool; 0: 16
+	// RotateAfterUses is how much a `wrap` key wraps before it is rotated; 0: however much.
+	RotateAfterUses int64
+	MaxConns        int32 // of each pool; 0: 16
 
 	AuditKeys *audit.Keys // of the audit log; nil: this vault doesn't sequence it
 	AuditCopy string      // file that keeps the log's newest checkpoint outside the database; empty: none
@@ -69,21 +71,22 @@ type Config struct {
 
 // Vault is the domain's one object. It is safe for concurrent use.
 type Vault struct {
-	store       store
-	deployment  ID
-	keyring     *keyring
-	collections schemas
-	credentials lookups
-	tenants     sync.Map // name → tenant ID
-	laws        laws
-	withFacts   sync.Map // tenants whose persons have facts to look at (fact.go)
-	groups      sync.Map // tenant ID → *groups
-	jobs        jobs
-	rotateAfter time.Duration
-	inFlight    sync.Map // digest of an Idempotency-Key → struct{}{}
-	audit       auditLog
-	refusals    refusals
-	now         func() time.Time
+	store           store
+	deployment      ID
+	keyring         *keyring
+	collections     schemas
+	credentials     lookups
+	tenants         sync.Map // name → tenant ID
+	laws            laws
+	withFacts       sync.Map // tenants whose persons have facts to look at (fact.go)
+	groups          sync.Map // tenant ID → *groups
+	jobs            jobs
+	rotateAfter     time.Duration
+	rotateAfterUses int64
+	inFlight        sync.Map // digest of an Idempotency-Key → struct{}{}
+	audit           auditLog
+	refusals        refusals
+	now             func() time.Time
 
 	keystoreBackups time.Duration
 
@@ -100,7 +103,7 @@ func Open(ctx context.Context, c Config) (*Vault, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics(), rotateAfter: c.RotateAfter}
+	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics(), rotateAfter: c.RotateAfter, rotateAfterUses: c.RotateAfterUses}
 	v.audit.keys = c.AuditKeys
 	if c.AuditCopy != "" {
 		v.audit.copied = &safekeeping{c.AuditCopy}

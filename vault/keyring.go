@@ -121,6 +121,7 @@ type keyring struct {
 	now        func() time.Time
 	metrics    *metrics
 
+	uses    uses
 	flights singleflight.Group
 	mu      sync.Mutex
 	held    map[ID]holding
@@ -293,6 +294,7 @@ func (r *keyring) build(tenant ID, kek *kek, root []byte, sealed map[string][]by
 		case "wrap":
 			l := &late{ring: r, keys: k, ids: keyIDs(handle)}
 			k.wrapPrimary = handle.KeysetInfo().GetPrimaryKeyId()
+			l.uses = r.uses.of(tenant, k.wrapPrimary)
 			l.AEAD, err = aead.New(handle)
 			k.wrap = l
 		case "token":

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"encoding/binary"
+	"sync/atomic"
 	"time"
 
 	"github.com/tink-crypto/tink-go/v2/tink"
@@ -15,6 +16,13 @@ type late struct {
 	ring *keyring
 	keys *tenantKeys
 	ids  map[uint32]bool
+	uses *atomic.Int64 // of the primary key
+}
+
+// Encrypt is that of the keyset, and counts.
+func (l *late) Encrypt(plaintext, ad []byte) ([]byte, error) {
+	l.uses.Add(1)
+	return l.AEAD.Encrypt(plaintext, ad)
 }
 
 // Decrypt is that of the keyset, read again if need be.

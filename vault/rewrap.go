@@ -104,5 +104,6 @@ func (k *tenantKeys) rewrap(record ID, version int32, wrapped []byte) ([]byte, e
 		return nil, &Error{Kind: IntegrityFailure, cause: errors.New("a data key does not unwrap for its record")}
 	}
 	defer clear(raw)
-	return k.wrap.Encrypt(raw, k.dekPlace(record, version))
+	// Past the count of uses: else a tenant with more records than a key may wrap would rotate for ever.
+	return k.wrap.(*late).AEAD.Encrypt(raw, k.dekPlace(record, version))
 }

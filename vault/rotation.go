@@ -262,10 +262,10 @@ func (r *keyring) forget(tenant ID) {
 // rotatesItself says whether a key is rotated when it is old: one that costs its users nothing.
 func rotatesItself(name string) bool { return name == rootName || name == "wrap" }
 
-// rotateDue rotates the keys of every tenant that are older than they may be. That those of one can't be is no reason to leave the
+// rotateDue rotates the keys of every tenant that are older than they may be, or have wrapped more. That those of one can't be is no reason to leave the
 // others' alone: his KMS key may be away.
 func (v *Vault) rotateDue(ctx context.Context) error {
-	if v.rotateAfter == 0 {
+	if v.rotateAfter == 0 && v.rotateAfterUses == 0 {
 		return nil
 	}
 	tenants, err := v.Tenants(ctx)
@@ -280,6 +280,13 @@ func (v *Vault) rotateDue(ctx context.Context) error {
 }
 
 func (v *Vault) rotateDueOf(ctx context.Context, who Caller) error {
+	worn, err := v.worn(ctx, who.Tenant)
+	if err == nil && worn {
+		_, err = v.RotateKey(ctx, who, "wrap")
+	}
+	if err != nil && AsError(err).Kind != Conflict || v.rotateAfter == 0 {
+		return err
+	}
 	keys, err := v.Keys(ctx, who)
 	if err != nil {
 		return err

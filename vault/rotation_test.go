@@ -230,3 +230,54 @@ func TestOldKeysAreRotatedByThemselves(t *testing.T) {
 		}
 	}
 }
+
+// A wrap key that has wrapped its share is rotated, whatever became of what it wrapped.
+func TestWornKeysAreRotatedByThemselves(t *testing.T) {
+	t.Parallel()
+	b := vaulttest.New(t, vaulttest.With(func(c *vault.Config) { c.RotateAfterUses = 1000 }))
+	who, other := b.Tenant(), b.Tenant()
+	for _, w := range []vault.Caller{who, other} {
+		b.Collection(w, "people", map[string]string{"name": "string"})
+	}
+	replica := b.Replica()
+	due := func(want int) {
+		t.Helper()
+		for _, v := range []*vault.Vault{b.Vault, replica} {
+			if err := v.NoteUses(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.RotateDue(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if k := keyNamed(t, b, who, "wrap"); k.Version != want {
+			t.Errorf("the wrap key has version %d, want %d", k.Version, want)
+		}
+	}
+	store := func(v *vault.Vault, n int) {
+		t.Helper()
+		batch := vault.Batch{Collection: "people"}
+		for range n {
+			batch.Items = append(batch.Items, vaulttest.Item(map[string]string{"name": "x"}))
+		}
+		done, err := v.Tokenize(t.Context(), who, batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range done[:n/2] {
+			if err := v.DeleteRecord(t.Context(), who, "people", d.Record, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	store(b.Vault, 600)
+	due(1)
+	store(replica, 300)
+	due(1)
+	store(replica, 200)
+	due(2) // of all replicas together, deleted ones too
+	due(2)
+	if k := keyNamed(t, b, other, "wrap"); k.Version != 1 {
+		t.Errorf("another tenant's wrap key has version %d", k.Version)
+	}
+}

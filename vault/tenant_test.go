@@ -184,6 +184,9 @@ func (s *scene) fill(t *testing.T) {
 		}
 	}
 	s.Sequence()
+	if err := s.NoteUses(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // The mutation check of threat I-1: with every WHERE removed, row-level security still shows nothing of others.
@@ -317,6 +320,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app river.river_notification DELETE INSERT SELECT UPDATE",
 		"privault_app river.river_queue DELETE INSERT SELECT UPDATE",
 		"privault_keystore keystore.data_keys DELETE INSERT SELECT UPDATE",
+		"privault_keystore keystore.key_uses INSERT SELECT UPDATE",
 		"privault_keystore keystore.key_versions INSERT SELECT",
 		"privault_keystore keystore.tenant_keys INSERT SELECT UPDATE",
 		"privault_keystore keystore.tenant_roots INSERT SELECT UPDATE",

@@ -49,13 +49,14 @@ func (d Database) keystore() string {
 
 // Keys says which key-encryption key everything hangs on.
 type Keys struct {
-	KMS            string        `name:"kms" env:"PRIVAULT_KMS" placeholder:"URI" help:"The key-encryption key: aws-kms://, gcp-kms://, azure-kv://, hcvault://, pkcs11: or, for development, local:// (docs/keys.md)."`
-	KMSKeys        string        `name:"kms-keys" env:"PRIVAULT_KMS_KEYS" placeholder:"FILE" help:"JSON file of the KMS keys that tenants brought along, and how each is opened (docs/keys.md). No other key is called. Read again when a tenant's key isn't known yet."`
-	PassphraseFile string        `name:"kms-passphrase-file" env:"PRIVAULT_KMS_PASSPHRASE_FILE" placeholder:"FILE" help:"File with the passphrase of a local key that is sealed to one."`
-	KMSTimeout     time.Duration `name:"kms-timeout" env:"PRIVAULT_KMS_TIMEOUT" default:"5s" help:"Time for one call of the KMS."`
-	KMSInFlight    int           `name:"kms-in-flight" env:"PRIVAULT_KMS_IN_FLIGHT" default:"16" help:"Calls for records' keys that each KMS key gets at once (collections with kms: direct)."`
-	KeyCacheTTL    time.Duration `env:"PRIVAULT_KEY_CACHE_TTL" default:"300s" help:"How long unwrapped tenant keysets are used; once more as long while the KMS is away."`
-	RotateAfter    time.Duration `name:"rotate-keys-after" env:"PRIVAULT_ROTATE_KEYS_AFTER" default:"0s" help:"Age at which a server rotates root and wrap keys by itself, e.g. 8760h; 0: never."`
+	KMS             string        `name:"kms" env:"PRIVAULT_KMS" placeholder:"URI" help:"The key-encryption key: aws-kms://, gcp-kms://, azure-kv://, hcvault://, pkcs11: or, for development, local:// (docs/keys.md)."`
+	KMSKeys         string        `name:"kms-keys" env:"PRIVAULT_KMS_KEYS" placeholder:"FILE" help:"JSON file of the KMS keys that tenants brought along, and how each is opened (docs/keys.md). No other key is called. Read again when a tenant's key isn't known yet."`
+	PassphraseFile  string        `name:"kms-passphrase-file" env:"PRIVAULT_KMS_PASSPHRASE_FILE" placeholder:"FILE" help:"File with the passphrase of a local key that is sealed to one."`
+	KMSTimeout      time.Duration `name:"kms-timeout" env:"PRIVAULT_KMS_TIMEOUT" default:"5s" help:"Time for one call of the KMS."`
+	KMSInFlight     int           `name:"kms-in-flight" env:"PRIVAULT_KMS_IN_FLIGHT" default:"16" help:"Calls for records' keys that each KMS key gets at once (collections with kms: direct)."`
+	KeyCacheTTL     time.Duration `env:"PRIVAULT_KEY_CACHE_TTL" default:"300s" help:"How long unwrapped tenant keysets are used; once more as long while the KMS is away."`
+	RotateAfter     time.Duration `name:"rotate-keys-after" env:"PRIVAULT_ROTATE_KEYS_AFTER" default:"0s" help:"Age at which a server rotates root and wrap keys by itself, e.g. 8760h; 0: never."`
+	RotateAfterUses int64         `name:"rotate-keys-after-uses" env:"PRIVAULT_ROTATE_KEYS_AFTER_USES" default:"4294967296" help:"How much a wrap key wraps before a server rotates it by itself; 0: however much."`
 
 	Providers `embed:""`
 
@@ -119,6 +120,9 @@ func (k Keys) check(bad func(string, ...any)) {
 	if k.RotateAfter != 0 && k.RotateAfter < 24*time.Hour {
 		bad("--rotate-keys-after is 0 or at least 24h")
 	}
+	if k.RotateAfterUses != 0 && k.RotateAfterUses < 1000 {
+		bad("--rotate-keys-after-uses is 0 or at least 1000")
+	}
 	if k.KMSInFlight < 1 || k.KMSInFlight > 1000 {
 		bad("--kms-in-flight is 1 to 1000")
 	}
@@ -167,7 +171,7 @@ func openVault(ctx context.Context, d Database, k Keys, change func(*vault.Confi
 		return nil, fmt.Errorf("open the key-encryption key: %w", err)
 	}
 	c := vault.Config{DataURL: d.DatabaseURL, KeystoreURL: d.KeystoreURL, KeystoreBackups: d.KeystoreBackups, KMS: key, KMSTimeout: k.KMSTimeout, KMSInFlight: k.KMSInFlight,
-		KeyCacheTTL: k.KeyCacheTTL, RotateAfter: k.RotateAfter, MaxConns: d.MaxConns}
+		KeyCacheTTL: k.KeyCacheTTL, RotateAfter: k.RotateAfter, RotateAfterUses: k.RotateAfterUses, MaxConns: d.MaxConns}
 	if k.KMSKeys != "" {
 		c.OpenKMS = k.openNamed
 	}

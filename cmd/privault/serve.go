@@ -146,7 +146,7 @@ func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) erro
 	}
 	g.Go(func() error { return s.work(ctx) })
 	g.Go(func() error { return s.sequence(ctx) })
-	g.Go(func() error { return s.noteLastUsed(ctx) })
+	g.Go(func() error { return s.noteUses(ctx) })
 	s.log.InfoContext(ctx, "serving", "listen", public.Addr().String(), "ops_listen", ops.Addr().String(), "tls", s.public.tls != nil)
 	if ready != nil {
 		g.Go(func() error { return ready(public.Addr(), ops.Addr()) })
@@ -182,8 +182,8 @@ func (s *service) work(ctx context.Context) error {
 	return s.vault.StopJobs(late)
 }
 
-// noteLastUsed writes down now and then, and at the end, when API keys were last used.
-func (s *service) noteLastUsed(ctx context.Context) error {
+// noteUses writes down now and then, and at the end, when API keys were last used and how much the tenants' keys have wrapped.
+func (s *service) noteUses(ctx context.Context) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for last := false; !last; {
@@ -195,6 +195,9 @@ func (s *service) noteLastUsed(ctx context.Context) error {
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 		if err := s.vault.NoteLastUsed(late); err != nil {
 			s.log.WarnContext(ctx, "when keys were last used is not written down", "error", err)
+		}
+		if err := s.vault.NoteUses(late); err != nil {
+			s.log.WarnContext(ctx, "how much keys have wrapped is not written down", "error", err)
 		}
 		if err := s.vault.NoteRefusals(late); err != nil {
 			s.log.ErrorContext(ctx, "the entries of refused calls are not written yet", "error", err)
