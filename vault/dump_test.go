@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"maps"
@@ -58,7 +59,35 @@ func dumped(t *testing.T, b *vaulttest.Bench, tenant [16]byte, record string) ma
 	set("keyset", keyset)
 	set("root", root)
 	text["version"] = version
+	if wrapped[0] == 2 {
+		place := append(append(append([]byte("privault/1/dek"), deployment[:]...), tenant[:]...), id[:]...)
+		dek, err := b.KMS.Unwrap(ctx, wrapped[9:], binary.BigEndian.AppendUint32(place, uint32(version)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		set("dek", dek)
+		text["kms_uri"] = b.KMS.URI()
+		delete(text, "root")
+		delete(text, "keyset")
+	}
 	return text
+}
+
+// So it is with a record whose key the KMS itself has wrapped.
+func TestAnotherLanguageOpensADirectRecord(t *testing.T) {
+	t.Parallel()
+	b, who := newDirect(t)
+	dump := dumped(t, b, who.Tenant, b.MustTokenize(who, "people", map[string]string{"name": "Jané Roe"}).Record)
+	if out, complaint, opened := checkRecord(t, dump); !opened || !strings.Contains(out, `"value":"Jané Roe"`) {
+		t.Errorf("got %s%s", out, complaint)
+	}
+	for name, value := range map[string]string{"kms_uri": "local:///elsewhere", "dek": strings.Repeat("00", 32)} {
+		spoilt := maps.Clone(dump)
+		spoilt[name] = value
+		if out, _, opened := checkRecord(t, spoilt); opened || out != "" {
+			t.Errorf("with another %s it prints %s", name, out)
+		}
+	}
 }
 
 // checkRecord runs the independent checker.
