@@ -3,6 +3,7 @@ package api_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -148,5 +149,39 @@ func TestOneTokenManyTimes(t *testing.T) {
 	}
 	if n := c.Count(`select count(*) from privault.audit_entries where action = 'detokenize' and (body::json->>'items')::int = 1000`); n != 1 {
 		t.Errorf("%d audit entries, want 1", n)
+	}
+}
+
+// Direct records are refused each for itself while the KMS is away, beside records that aren't direct; the inventory names the KMS key.
+func TestDirectCollections(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	c := s.tenant()
+	c.collection(t, "plain", "name", "name")
+	c.send(t, "PUT", "/v1/collections/people", `{"kms":"direct","fields":{"name":{"type":"name"}}}`).want(t, 201)
+	if got := c.send(t, "GET", "/v1/collections/people", "").want(t, 200).body; !strings.Contains(string(got), `"kms":"direct"`) {
+		t.Errorf("the collection is %s", got)
+	}
+	plain := c.tokenize(t, "plain", `{"name":"Jane"}`)[0].Tokens["name"]
+	token := c.tokenize(t, "people", `{"name":"Jane"}`)[0].Tokens["name"]
+	both := `{"items":[{"token":"` + plain + `"},{"token":"` + token + `"}]}`
+	c.send(t, "POST", "/v1/detokenize", both).want(t, 200)
+	s.KMS.SetDown(true)
+	items := c.send(t, "POST", "/v1/detokenize", both).want(t, 207).items(t)
+	if items[0].Status != 200 || items[1].Status != 503 {
+		t.Errorf("got %+v", items)
+	}
+	if items := c.send(t, "POST", "/v1/tokenize", batch("people", `{"name":"Joe"}`)).want(t, 503).items(t); items[0].Error.slug() != "kms-unavailable" {
+		t.Errorf("got %+v", items)
+	}
+	c.send(t, "POST", "/v1/tokenize", `{"collection":"people","atomic":true,"items":[{"fields":{"name":"Joe"}}]}`).refused(t, 503, "kms-unavailable")
+	s.KMS.SetDown(false)
+	s.Advance(3 * time.Second)
+	if got := c.reveal(t, token); got != `"Jane"` {
+		t.Errorf("afterwards the token gives %s", got)
+	}
+	c.send(t, "PUT", "/v1/collections/people", `{"fields":{"name":{"type":"name"}}}`).refused(t, 409, "conflict")
+	if got := c.send(t, "GET", "/v1/keys", "").want(t, 200).body; !strings.Contains(string(got), `"kms":"local:keyset.age"`) {
+		t.Errorf("the inventory is %s", got)
 	}
 }

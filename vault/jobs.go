@@ -144,6 +144,8 @@ const (
 	jobAttempts = 5
 	// How long one waits that failed because a system was away.
 	jobPause = 5 * time.Second
+	// Likewise for a KMS: each try may take its time-out, and a tenant whose KMS key is away must not keep the workers from others.
+	jobKMSPause = 20 * time.Second
 )
 
 // jobs is the queue's client and what it works with.
@@ -432,7 +434,9 @@ func (v *Vault) batchFailed(ctx context.Context, tenant, job ID, err error, last
 	kind := AsError(err).Kind
 	v.log.WarnContext(ctx, "a batch failed", "job", formatID(jobPrefix, job), "problem", string(kind), "error", err)
 	switch kind {
-	case KMSUnavailable, DatabaseUnavailable, AuditUnavailable, Overloaded, Cancelled:
+	case KMSUnavailable:
+		return river.JobSnooze(jobKMSPause)
+	case DatabaseUnavailable, AuditUnavailable, Overloaded, Cancelled:
 		return river.JobSnooze(jobPause)
 	}
 	// The queue stores what it is told, so it is told no more than this.
