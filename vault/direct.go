@@ -244,7 +244,9 @@ func (v *Vault) directAhead(ctx context.Context, b *batch) error {
 // rewrapDirect wraps a DEK anew: inside the KMS where it can.
 func (r *keyring) rewrapDirect(ctx context.Context, keys *tenantKeys, d *dek) error {
 	k, place := keys.kek, keys.dekPlace(d.at.Record, d.at.Version)
-	do := func(ctx context.Context) ([]byte, error) { return kms.Rewrap(ctx, k, d.wrapped[directHeader:], place) }
+	do := func(ctx context.Context) ([]byte, error) {
+		return kms.Rewrap(ctx, k.Key, d.wrapped[directHeader:], place)
+	}
 	if kekID(d.wrapped[1:directHeader]) != k.id {
 		raw, err := r.rawDirect(ctx, keys, d)
 		if err != nil {

@@ -368,3 +368,51 @@ func TestDirectRecordsFollowTheRootKey(t *testing.T) {
 		})
 	}
 }
+
+// Through the real SDK: throttled calls are made again, and a new root key has AWS re-encrypt each record's key inside itself.
+func TestDirectRecordsOnAWS(t *testing.T) {
+	t.Parallel()
+	s := kmstest.NewAWSServer(t)
+	arn, err := s.Create("eu-central-1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := kms.Open(t.Context(), "aws-kms://"+arn, s.Options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, who := newDirect(t, vaulttest.With(func(c *vault.Config) { c.KMS = key }))
+	const n = 300
+	if _, err := b.Keys(t.Context(), who); err != nil { // the tenant's root key is at hand
+		t.Fatal(err)
+	}
+	s.Throttle(30)
+	before := s.Calls()
+	tokens := people(b, who, n)
+	if got := s.Calls() - before; got != n+30 {
+		t.Errorf("%d records with 30 throttled calls took %d calls", n, got)
+	}
+	if err := s.Rotate(arn); err != nil {
+		t.Fatal(err)
+	}
+	before = s.Calls()
+	done, err := b.RotateKey(t.Context(), who, "root")
+	if err != nil || done.Job == "" {
+		t.Fatalf("got %+v, %v", done, err)
+	}
+	b.Work()
+	if j := b.Finish(who, done.Job); j.State != "completed" || j.Done != n {
+		t.Errorf("the job: %+v", j)
+	}
+	if got := s.Calls() - before; got < n || got > n+10 {
+		t.Errorf("wrapping %d keys anew took %d calls", n, got)
+	}
+	revealAll(t, b.Vault, who, tokens)
+	s.SetState(arn, "Disabled")
+	if got := b.Reveal(who, tokens[0]); got != unavailable {
+		t.Errorf("with the key disabled: %s", got)
+	}
+	if log := b.Log.String(); strings.Contains(log, arn) {
+		t.Error("the key's ARN is in the log")
+	}
+}

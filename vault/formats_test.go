@@ -141,7 +141,7 @@ func TestKnownAnswersOfKeys(t *testing.T) {
 		"subject-digest": func() ([]byte, error) { return k.subjectDigest("cust-1001") },
 		"api-key-digest": func() ([]byte, error) { return digest(set, keyPurpose, d.text(t, "api-key")) },
 		"index-digest": func() ([]byte, error) {
-			return hmac.ComputePRF(indexInput(coll, f, indexExact, []byte("jane@example.com")), digestSize)
+			return index{name: indexExact, kind: indexExact}.digest(hmac, coll, f, []byte("jane@example.com"), 0)
 		},
 		"value-digest": func() ([]byte, error) {
 			return hmac.ComputePRF(valueInput(collection, 2, []byte("jane@example.com")), digestSize)
