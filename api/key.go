@@ -1,10 +1,14 @@
 package api
 
 import (
+	"context"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/privault/privault/vault"
 )
 
 // key is a line of the inventory, on the wire.
@@ -54,12 +58,19 @@ func formatTimeOrNull(t *time.Time) *string {
 	return &text
 }
 
+// bindNothing reads a body that has nothing to say; an empty object may be sent.
+func bindNothing(c echo.Context) error {
+	if c.Request().ContentLength == 0 {
+		return nil
+	}
+	var in struct{}
+	_, err := bind(c, maxBody, &in)
+	return err
+}
+
 func (s *Server) rotateKey(c echo.Context) error {
-	if c.Request().ContentLength != 0 { // there is nothing to say, but an empty object may be sent
-		var in struct{}
-		if _, err := bind(c, maxBody, &in); err != nil {
-			return err
-		}
+	if err := bindNothing(c); err != nil {
+		return err
 	}
 	done, err := s.vault.RotateKey(c.Request().Context(), caller(c), c.Param("key"))
 	if err != nil {
@@ -70,4 +81,21 @@ func (s *Server) rotateKey(c echo.Context) error {
 		Version int    `json:"version"`
 		Job     string `json:"job,omitempty"`
 	}{done.Name, done.Version, done.Job})
+}
+
+// endKey retires or destroys one version of a key.
+func (s *Server) endKey(end func(ctx context.Context, who vault.Caller, name string, version int) error) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if err := bindNothing(c); err != nil {
+			return err
+		}
+		version, err := strconv.ParseUint(c.Param("version"), 10, 16)
+		if err != nil {
+			version = 0 // there is no such version
+		}
+		if err := end(c.Request().Context(), caller(c), c.Param("key"), int(version)); err != nil {
+			return err
+		}
+		return c.NoContent(http.StatusNoContent)
+	}
 }

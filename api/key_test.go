@@ -49,7 +49,12 @@ func TestKeysAreListedAndRotated(t *testing.T) {
 		t.Errorf("the token reveals %s", got)
 	}
 	c.send(t, "POST", "/v1/keys/wrap/rotate", `{"x":1}`).refused(t, 422, "validation-failed")
-	c.send(t, "POST", "/v1/keys/pseudonym/rotate", `{}`).refused(t, 409, "conflict")
+	c.send(t, "POST", "/v1/keys/wrap/versions/1/destroy", `{}`).refused(t, 409, "conflict")
+	c.send(t, "POST", "/v1/keys/wrap/versions/1/retire", "", "Content-Type:").want(t, 204)
+	c.send(t, "POST", "/v1/keys/wrap/versions/1/destroy", `{}`).want(t, 204)
+	c.send(t, "POST", "/v1/keys/wrap/versions/2/retire", `{}`).refused(t, 409, "conflict")
+	c.send(t, "POST", "/v1/keys/wrap/versions/3/retire", `{}`).refused(t, 404, "not-found")
+	c.send(t, "POST", "/v1/keys/wrap/versions/1/retire", `{"x":1}`).refused(t, 422, "validation-failed")
 	c.send(t, "POST", "/v1/keys/nothing/rotate", `{}`).refused(t, 404, "not-found")
 	c.send(t, "GET", "/v1/jobs/job_0000000000000000000000", "").refused(t, 404, "not-found")
 	reader := c.colleague(t, "backend-reader")

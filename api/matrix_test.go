@@ -77,6 +77,8 @@ var everyRoute = []routeLine{
 	{route: "GET /v1/jobs/:job", action: policy.ReadJobs},
 	{route: "GET /v1/keys", action: policy.ReadKeys},
 	{route: "POST /v1/keys/:key/rotate", action: policy.ManageKeys, path: "/v1/keys/wrap/rotate", body: `{}`},
+	{route: "POST /v1/keys/:key/versions/:version/retire", action: policy.ManageKeys, path: "/v1/keys/wrap/versions/1/retire", body: `{}`},
+	{route: "POST /v1/keys/:key/versions/:version/destroy", action: policy.ManageKeys, path: "/v1/keys/wrap/versions/1/destroy", body: `{}`},
 	{route: "POST /v1/revoked-tokens", action: policy.ManagePrincipals, body: `{"issuer":"https://login.example.com","token":"{record}"}`},
 }
 

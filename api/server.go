@@ -153,6 +153,8 @@ func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 	v1.GET("/jobs/:job", s.getJob)
 	v1.GET("/keys", s.listKeys)
 	v1.POST("/keys/:key/rotate", s.rotateKey)
+	v1.POST("/keys/:key/versions/:version/retire", s.endKey(s.vault.RetireKey))
+	v1.POST("/keys/:key/versions/:version/destroy", s.endKey(s.vault.DestroyKey))
 	v1.POST("/revoked-tokens", s.revokeToken)
 	return e
 }

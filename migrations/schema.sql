@@ -234,6 +234,9 @@ CREATE TABLE keystore.key_versions (
     key_id bigint NOT NULL,
     version integer NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    settled_at timestamp with time zone,
+    retired_at timestamp with time zone,
+    destroyed_at timestamp with time zone,
     CONSTRAINT key_versions_key_id_check CHECK (((key_id >= 0) AND (key_id <= '4294967295'::bigint))),
     CONSTRAINT key_versions_name_check CHECK ((name ~ '^[a-z]{1,32}$'::text)),
     CONSTRAINT key_versions_version_check CHECK ((version > 0))
@@ -515,6 +518,14 @@ CREATE TABLE privault.jobs (
 );
 
 ALTER TABLE ONLY privault.jobs FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.key_generations (
+    tenant_id uuid NOT NULL,
+    generation integer NOT NULL,
+    CONSTRAINT key_generations_generation_check CHECK ((generation > 0))
+);
+
+ALTER TABLE ONLY privault.key_generations FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.policies (
     tenant_id uuid NOT NULL,
@@ -810,6 +821,9 @@ ALTER TABLE ONLY privault.idempotency_keys
 ALTER TABLE ONLY privault.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (tenant_id, job_id);
 
+ALTER TABLE ONLY privault.key_generations
+    ADD CONSTRAINT key_generations_pkey PRIMARY KEY (tenant_id);
+
 ALTER TABLE ONLY privault.policies
     ADD CONSTRAINT policies_pkey PRIMARY KEY (tenant_id, name, version);
 
@@ -987,6 +1001,8 @@ ALTER TABLE privault.idempotency_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.jobs ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.key_generations ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.policies ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY presented ON privault.credentials FOR SELECT USING ((digest = ( SELECT privault.presented() AS presented)));
@@ -1033,6 +1049,8 @@ CREATE POLICY tenant ON privault.idempotency_keys USING ((tenant_id = ( SELECT p
 
 CREATE POLICY tenant ON privault.jobs USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
+CREATE POLICY tenant ON privault.key_generations USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 CREATE POLICY tenant ON privault.policies USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.principals USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
@@ -1075,7 +1093,7 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE keystore.data_keys TO privault_keysto
 
 GRANT SELECT,INSERT,UPDATE ON TABLE keystore.key_uses TO privault_keystore;
 
-GRANT SELECT,INSERT ON TABLE keystore.key_versions TO privault_keystore;
+GRANT SELECT,INSERT,UPDATE ON TABLE keystore.key_versions TO privault_keystore;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE keystore.tenant_keys TO privault_keystore;
 
@@ -1114,6 +1132,8 @@ GRANT SELECT,INSERT,UPDATE ON TABLE privault.holds TO privault_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.idempotency_keys TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.jobs TO privault_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.key_generations TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.policies TO privault_app;
 

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tink-crypto/tink-go/v2/prf"
+
 	"github.com/privault/privault/vault/base62"
 	"github.com/privault/privault/vault/seal"
 	"github.com/privault/privault/vault/shape"
@@ -88,24 +90,40 @@ func valueInput(coll ID, field uint16, plain []byte) []byte {
 	return append(digestInput("privault/1/value", coll, field), plain...)
 }
 
-// aliasKey is the key that seals the text of a value's alias: of the same alias key that its value digest is of.
-func (k *tenantKeys) aliasKey(coll ID, field uint16, plain, valueDigest []byte) (seal.Key, error) {
-	for _, key := range k.alias.PRFs {
-		d, err := key.ComputePRF(valueInput(coll, field, plain), digestSize)
-		if err != nil {
-			return seal.Key{}, err
-		}
-		if !bytes.Equal(d, valueDigest) {
-			continue
-		}
-		raw, err := key.ComputePRF(append(digestInput("privault/1/alias-key", coll, field), plain...), seal.KeySize)
-		if err != nil {
-			return seal.Key{}, err
-		}
-		defer clear(raw)
-		return seal.NewKey(raw)
+// aliasPRF is the alias key that a value's digest is of. That may be one that came since these keys were read.
+func (k *tenantKeys) aliasPRF(coll ID, field uint16, plain, valueDigest []byte) (prf.PRF, error) {
+	f, err := k.aliasPRFHere(coll, field, plain, valueDigest)
+	if !errors.Is(err, errMovedAlias) {
+		return f, err
 	}
-	return seal.Key{}, errMovedAlias
+	newer, failed := k.ring.newer(k)
+	if failed != nil {
+		return nil, failed
+	}
+	return newer.aliasPRFHere(coll, field, plain, valueDigest)
+}
+
+func (k *tenantKeys) aliasPRFHere(coll ID, field uint16, plain, valueDigest []byte) (prf.PRF, error) {
+	for _, f := range k.alias.PRFs {
+		d, err := f.ComputePRF(valueInput(coll, field, plain), digestSize)
+		if err != nil {
+			return nil, err
+		}
+		if bytes.Equal(d, valueDigest) {
+			return f, nil
+		}
+	}
+	return nil, errMovedAlias
+}
+
+// aliasKey is the key that seals the text of a value's alias.
+func aliasKey(f prf.PRF, coll ID, field uint16, plain []byte) (seal.Key, error) {
+	raw, err := f.ComputePRF(append(digestInput("privault/1/alias-key", coll, field), plain...), seal.KeySize)
+	if err != nil {
+		return seal.Key{}, err
+	}
+	defer clear(raw)
+	return seal.NewKey(raw)
 }
 
 var errMovedAlias = &Error{Kind: IntegrityFailure, cause: errors.New("an alias does not belong to the value that it leads to")}
@@ -116,14 +134,17 @@ func (k *tenantKeys) aliasPlace(a *alias) seal.Place {
 		Field: aliasBox | uint32(a.field), Version: uint32(a.generation)}
 }
 
-// sealAlias makes the row of a value's new alias. digest is the value's, under the primary key.
+// sealAlias makes the row of a value's new alias, under the key that the value's digest is of.
 func (k *tenantKeys) sealAlias(coll ID, field uint16, text string, plain, valueDigest []byte, generation int32) (alias, error) {
 	a := alias{value: valueDigest, collection: coll, field: field, generation: generation}
-	var err error
-	if a.text, err = k.alias.ComputePrimaryPRF(textInput(coll, field, text), digestSize); err != nil {
+	f, err := k.aliasPRF(coll, field, plain, valueDigest)
+	if err != nil {
 		return a, err
 	}
-	key, err := k.aliasKey(coll, field, plain, valueDigest)
+	if a.text, err = f.ComputePRF(textInput(coll, field, text), digestSize); err != nil {
+		return a, err
+	}
+	key, err := aliasKey(f, coll, field, plain)
 	if err != nil {
 		return a, err
 	}
@@ -133,7 +154,11 @@ func (k *tenantKeys) sealAlias(coll ID, field uint16, text string, plain, valueD
 
 // openAlias gives the text of a value's alias to who has the value.
 func (k *tenantKeys) openAlias(a *alias, plain []byte) (string, error) {
-	key, err := k.aliasKey(a.collection, a.field, plain, a.value)
+	f, err := k.aliasPRF(a.collection, a.field, plain, a.value)
+	if err != nil {
+		return "", err
+	}
+	key, err := aliasKey(f, a.collection, a.field, plain)
 	if err != nil {
 		return "", err
 	}
@@ -144,7 +169,14 @@ func (k *tenantKeys) openAlias(a *alias, plain []byte) (string, error) {
 	return string(text), nil
 }
 
-// newest is the alias of a value that is handed out.
+// carry makes the row of an alias under the primary key, digest being its value's, with the text that it has.
+func (k *tenantKeys) carry(a *alias, text string, plain, digest []byte) (alias, error) {
+	carried, err := k.sealAlias(a.collection, a.field, text, plain, digest, a.generation)
+	carried.keyVersion = a.keyVersion
+	return carried, err
+}
+
+// newest is the alias of a value that is handed out. While alias keys change, one text may have a row under each.
 func newest(have *alias, other *alias) *alias {
 	if have == nil || other.generation > have.generation {
 		return other

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -149,9 +150,7 @@ func (b *binder) wantTexts(f *field, plain []byte) ([]string, error) {
 		b.ask.texts = append(b.ask.texts, all...)
 	}
 	space, _, err := b.space(f, plain)
-	if space != nil {
-		b.ask.spaces = append(b.ask.spaces, space)
-	}
+	b.ask.spaces = append(b.ask.spaces, space...)
 	return texts, err
 }
 
@@ -236,9 +235,14 @@ func (b *binder) settle(s *sharing, f *field, plain []byte, supplied string) (er
 		}
 	}
 	if have != nil {
-		s.text, err = b.keys.openAlias(have, plain)
+		if s.text, err = b.keys.openAlias(have, plain); err != nil {
+			return err
+		}
 		s.alias = have
-		return err
+		if !bytes.Equal(have.value, s.digests[0]) {
+			return b.carry(s, f, plain)
+		}
+		return nil
 	}
 	text, space := supplied, []byte(nil)
 	if text != "" {
@@ -258,14 +262,31 @@ func (b *binder) settle(s *sharing, f *field, plain []byte, supplied string) (er
 	return nil
 }
 
+// carry brings an alias under the primary key, beside its older row, which goes with the last record that still has it.
+func (b *binder) carry(s *sharing, f *field, plain []byte) error {
+	space, _, err := b.space(f, plain)
+	if err != nil {
+		return err
+	}
+	carried, err := b.keys.carry(s.alias, s.text, plain, s.digests[0])
+	carried.space = first(space)
+	s.alias, s.made = &carried, true
+	return err
+}
+
 // choose takes the first text that is free, if its space is not too full.
 func (b *binder) choose(f *field, plain []byte, texts []string, owner string) (text string, space []byte, err error) {
-	space, limit, err := b.space(f, plain)
+	spaces, limit, err := b.space(f, plain)
 	if err != nil {
 		return "", nil, err
 	}
-	if space != nil {
-		if b.found.used[string(space)]+b.taken[string(space)] >= limit {
+	if spaces != nil {
+		space = spaces[0]
+		used := b.taken[string(space)]
+		for _, s := range spaces {
+			used += b.found.used[string(s)]
+		}
+		if used >= limit {
 			return "", nil, errExhausted
 		}
 		b.taken[string(space)]++

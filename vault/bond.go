@@ -103,12 +103,12 @@ func (b *bonds) queueRest(batch *pgx.Batch, tenant ID) {
 // deadlock. An alias counts as the change's own only if all that it stands for is: two changes may bring the same text for
 // two values.
 const insertBound = freshChanges + `, marked as materialized (
-		select m.* from unnest($22::uuid[], $23::uuid[], $24::bytea[], $25::int[]) as m(entry_id, record_id, digest, kind)
+		select m.* from unnest($23::uuid[], $24::uuid[], $25::bytea[], $26::int[]) as m(entry_id, record_id, digest, kind)
 	), relied as materialized (
-		select a.text_digest from privault.aliases a where a.tenant_id = $1 and a.text_digest = any($27)
+		select a.text_digest from privault.aliases a where a.tenant_id = $1 and a.text_digest = any($28)
 		order by a.value_digest, a.generation for key share
 	), wanted as materialized (
-		select w.* from unnest($28::uuid[], $29::bytea[], $30::uuid[], $31::int[], $32::bytea[], $33::uuid[], $34::int[], $35::bigint[], $36::bytea[], $37::bytea[])
+		select w.* from unnest($29::uuid[], $30::bytea[], $31::uuid[], $32::int[], $33::bytea[], $34::uuid[], $35::int[], $36::bigint[], $37::bytea[], $38::bytea[])
 			as w(entry_id, text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)
 	), aliased as (
 		insert into privault.aliases (tenant_id, text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)
@@ -124,7 +124,7 @@ const insertBound = freshChanges + `, marked as materialized (
 		on conflict do nothing
 		returning digest, record_id
 	), lacking as materialized (
-		select y.entry_id from unnest($26::uuid[], $27::bytea[]) as y(entry_id, text_digest)
+		select y.entry_id from unnest($27::uuid[], $28::bytea[]) as y(entry_id, text_digest)
 		where y.text_digest not in (select r.text_digest from relied r)
 		union all
 		select w.entry_id from wanted w
@@ -137,7 +137,7 @@ const insertBound = freshChanges + `, marked as materialized (
 		insert into privault.records (tenant_id, record_id, collection_id, subject_id, version, epoch, sealed,
 			created_at, updated_at, expires_at, digests)
 		select $1, r.record_id, r.collection_id, s.subject_id, 1, 0, r.sealed, $2, $2, r.expires_at, r.digests::bytea[]
-		from unnest($15::uuid[], $16::uuid[], $17::uuid[], $18::bytea[], $19::timestamptz[], $20::bytea[], $38::text[])
+		from unnest($16::uuid[], $17::uuid[], $18::uuid[], $19::bytea[], $20::timestamptz[], $21::bytea[], $39::text[])
 			as r(record_id, entry_id, collection_id, digest, expires_at, sealed, digests)
 		join admitted using (entry_id)
 		left join privault.subjects s on s.tenant_id = $1 and s.digest = r.digest

@@ -26,22 +26,24 @@ type change struct {
 	relies  [][]byte // digests of alias texts that must still be there
 }
 
-// schemaRef is the version of a collection that a change was prepared with.
+// schemaRef is the version of a collection, and the generation of the tenant's keys, that a change was prepared with.
 type schemaRef struct {
 	collection ID
 	version    int32
+	generation int32
 }
 
 // claim is an Idempotency-Key that a change wants for itself.
 type claim struct {
 	digest, request []byte // 32 bytes each: of the key, of the request's body
 	answer          []byte // sealed
+	rotated         bool   // it may have been made under an older key, which is found only by looking
 }
 
 // newRecord is a sealed record, with its wrapped DEK.
 type newRecord struct {
 	id, collection  ID
-	subject         []byte // digest; nil: none
+	subject         *subjectDigests // nil: none
 	expires         *time.Time
 	sealed, wrapped []byte
 	marks           []mark
@@ -55,8 +57,8 @@ func (c *change) weight() int {
 	return weight
 }
 
-// errNotAdmitted says that a change was not committed because its collection has another version by now, its
-// Idempotency-Key is somebody else's, an alias that it relies on is gone, or one that it makes is there already.
+// errNotAdmitted says that a change was not committed because its collection has another version by now, or the tenant
+// newer keys, its Idempotency-Key is somebody else's, an alias that it relies on is gone, or one that it makes is there already.
 var errNotAdmitted = errors.New("change not admitted")
 
 // idempotencyLife is how long an Idempotency-Key keeps its answer.
@@ -174,7 +176,7 @@ type parcel struct {
 	at                       []time.Time
 	action, outcome, body    []string
 	collection               []*ID
-	version                  []int32
+	version, generation      []int32
 	key, request, answer     [][]byte
 	locks                    []int64
 	record, recordCollection []ID
@@ -183,8 +185,7 @@ type parcel struct {
 	expires                  []*time.Time
 	touchedEntry             []ID
 	touched, touchedRecord   []ID
-	subjects                 [][]byte
-	subjectIDs               []ID
+	subjects                 newSubjects
 	bonds                    bonds
 }
 
@@ -197,17 +198,7 @@ func newParcel(changes []*change) (*parcel, error) {
 	}
 	slices.Sort(p.locks)
 	p.locks = slices.Compact(p.locks)
-	// In one order, so that two groups that bring the same new subjects wait for each other and don't deadlock.
-	slices.SortFunc(p.subjects, slices.Compare)
-	p.subjects = slices.CompactFunc(p.subjects, slices.Equal)
-	for range p.subjects {
-		id, err := newID()
-		if err != nil {
-			return nil, err
-		}
-		p.subjectIDs = append(p.subjectIDs, id)
-	}
-	return p, nil
+	return p, p.subjects.gather(changes)
 }
 
 // newEmptyParcel makes room for everything once.
@@ -218,7 +209,7 @@ func newEmptyParcel(changes []*change) *parcel {
 	}
 	return &parcel{
 		entry: make([]ID, 0, n), principal: make([]ID, 0, n), at: make([]time.Time, 0, n), action: make([]string, 0, n),
-		outcome: make([]string, 0, n), body: make([]string, 0, n), collection: make([]*ID, 0, n), version: make([]int32, 0, n),
+		outcome: make([]string, 0, n), body: make([]string, 0, n), collection: make([]*ID, 0, n), version: make([]int32, 0, n), generation: make([]int32, 0, n),
 		key: make([][]byte, 0, n), request: make([][]byte, 0, n), answer: make([][]byte, 0, n), locks: make([]int64, 0, n),
 		record: make([]ID, 0, rows), recordCollection: make([]ID, 0, rows), recordEntry: make([]ID, 0, rows),
 		subject: make([][]byte, 0, rows), sealed: make([][]byte, 0, rows), wrapped: make([][]byte, 0, rows),
@@ -237,9 +228,10 @@ func (p *parcel) add(c *change) error {
 	var collection *ID
 	if c.schema != (schemaRef{}) {
 		collection = &c.schema.collection
-		p.locks = append(p.locks, collectionLock(*collection))
+		p.locks = append(p.locks, collectionLock(*collection), keysLock(c.entry.who.Tenant))
 	}
 	p.collection, p.version = append(p.collection, collection), append(p.version, c.schema.version)
+	p.generation = append(p.generation, c.schema.generation)
 	wanted := claim{}
 	if c.claim != nil {
 		wanted = *c.claim
@@ -251,10 +243,7 @@ func (p *parcel) add(c *change) error {
 	for _, r := range c.records {
 		p.record, p.recordCollection = append(p.record, r.id), append(p.recordCollection, r.collection)
 		p.recordEntry, p.expires = append(p.recordEntry, c.entry.id), append(p.expires, r.expires)
-		p.subject, p.sealed, p.wrapped = append(p.subject, r.subject), append(p.sealed, r.sealed), append(p.wrapped, r.wrapped)
-		if r.subject != nil {
-			p.subjects = append(p.subjects, r.subject)
-		}
+		p.subject, p.sealed, p.wrapped = append(p.subject, r.subject.primary()), append(p.sealed, r.sealed), append(p.wrapped, r.wrapped)
 	}
 	p.bonds.add(c)
 	return nil
@@ -282,15 +271,13 @@ func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit
 	}
 	// Its own statement: the next one's snapshot must be taken when the locks are held.
 	b.Queue(`select pg_advisory_xact_lock_shared(l) from unnest($1::bigint[]) l`, p.locks)
-	if len(p.subjects) > 0 {
-		b.Queue(insertSubjects, tenant, p.subjects, p.subjectIDs, now)
-	}
+	p.subjects.queue(b, tenant, now)
 	keys, wrapped := insertTogetherKeys, p.wrapped
 	if apart {
 		keys, wrapped = insertNoKeys, nil
 	}
 	args := []any{tenant, now, p.entry, p.principal, p.at, p.action, p.outcome, p.body, p.collection, p.version,
-		p.key, p.request, p.answer, now.Add(-idempotencyLife),
+		p.key, p.request, p.answer, p.generation, now.Add(-idempotencyLife),
 		p.record, p.recordEntry, p.recordCollection, p.subject, p.expires, p.sealed, wrapped}
 	statement := insertTogether
 	if !p.bonds.none() {
@@ -299,7 +286,7 @@ func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit
 	}
 	b.Queue(statement+keys+`select entry_id from admitted`, args...).Query(admitted)
 	p.bonds.queueRest(b, tenant)
-	if len(p.subjects) > 0 {
+	if len(p.subjects.digests) > 0 {
 		b.Queue(insertRecordDisclosures, tenant, p.recordEntry, p.record)
 	}
 }
@@ -319,20 +306,13 @@ const insertEntries = `
 	select $1, e.* from unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[]) as e
 	returning entry_id`
 
-// A subject that is there is locked and not changed (a conflict's action locks its row even where its condition fails):
-// whoever erases the person waits for this commit, and this one for whoever is at it, and then makes the person anew.
-const insertSubjects = `
-	insert into privault.subjects (tenant_id, digest, subject_id, created_at)
-	select $1, s.digest, s.subject_id, $4 from unnest($2::bytea[], $3::uuid[]) as s(digest, subject_id)
-	on conflict (tenant_id, digest) do update set created_at = excluded.created_at where false`
-
-// A change is fresh if its collection still has the version that it was prepared with, and admitted if it is fresh and
-// got the Idempotency-Key that it wants, if any.
+// A change is fresh if its collection still has the version that it was prepared with and its keys are of the generation
+// in force (generation.go), and admitted if it is fresh and got the Idempotency-Key that it wants, if any.
 const insertTogether = freshChanges + claimKeys + returnClaimed + admit + returnAdmitted + `, sealed as (
 		insert into privault.records (tenant_id, record_id, collection_id, subject_id, version, epoch, sealed,
 			created_at, updated_at, expires_at)
 		select $1, r.record_id, r.collection_id, s.subject_id, 1, 0, r.sealed, $2, $2, r.expires_at
-		from unnest($15::uuid[], $16::uuid[], $17::uuid[], $18::bytea[], $19::timestamptz[], $20::bytea[])
+		from unnest($16::uuid[], $17::uuid[], $18::uuid[], $19::bytea[], $20::timestamptz[], $21::bytea[])
 			as r(record_id, entry_id, collection_id, digest, expires_at, sealed)
 		join admitted using (entry_id)
 		left join privault.subjects s on s.tenant_id = $1 and s.digest = r.digest
@@ -343,11 +323,12 @@ const (
 	freshChanges = `
 	with fresh as (
 		select e.* from unnest($3::uuid[], $4::uuid[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],
-			$9::uuid[], $10::int[], $11::bytea[], $12::bytea[], $13::bytea[])
-			as e(entry_id, principal_id, at, action, outcome, body, collection_id, version, digest, request_digest, answer)
+			$9::uuid[], $10::int[], $11::bytea[], $12::bytea[], $13::bytea[], $14::int[])
+			as e(entry_id, principal_id, at, action, outcome, body, collection_id, version, digest, request_digest, answer, generation)
 		where e.collection_id is null or exists (
 			select from privault.collections c
 			where c.tenant_id = $1 and c.collection_id = e.collection_id and c.version = e.version)
+			and e.generation >= coalesce((select g.generation from privault.key_generations g where g.tenant_id = $1), 0)
 	)`
 	claimKeys = `, claimed as (
 		insert into privault.idempotency_keys as k (tenant_id, digest, request_digest, entry_id, answer, created_at)
@@ -356,7 +337,7 @@ const (
 		on conflict (tenant_id, digest) do update
 			set request_digest = excluded.request_digest, entry_id = excluded.entry_id,
 				answer = excluded.answer, created_at = excluded.created_at
-			where k.created_at <= $14
+			where k.created_at <= $15
 		returning k.entry_id
 	)`
 	admit = `, admitted as (
@@ -369,10 +350,10 @@ const (
 	// Where the keystore is in the same database.
 	insertTogetherKeys = `, keys as (
 		insert into keystore.data_keys (tenant_id, record_id, version, wrapped, created_at)
-		select $1, r.record_id, 1, r.wrapped, $2 from unnest($15::uuid[], $16::uuid[], $21::bytea[])
+		select $1, r.record_id, 1, r.wrapped, $2 from unnest($16::uuid[], $17::uuid[], $22::bytea[])
 			as r(record_id, entry_id, wrapped)
 		join admitted using (entry_id)
 	) `
 	// Where it isn't: the parameter, which is empty then, has a type all the same.
-	insertNoKeys = `, keys as (select from unnest($21::bytea[])) `
+	insertNoKeys = `, keys as (select from unnest($22::bytea[])) `
 )

@@ -148,10 +148,34 @@ func (v *Vault) lookUp(ctx context.Context, key string, known [sha256.Size]byte)
 	if err != nil {
 		return c, err
 	}
-	sum, err := digest(keys.credential, keyPurpose, key)
+	c, err = v.lookUpWith(ctx, keys, key, known)
+	if !errors.Is(err, errUnauthenticated) {
+		return c, err
+	}
+	// It may have been issued under a key that came since.
+	newer, failed := v.keyring.inForce(ctx, deploymentTenant)
+	if failed != nil || newer.generation == keys.generation {
+		return c, errors.Join(failed, err)
+	}
+	return v.lookUpWith(ctx, newer, key, known)
+}
+
+// lookUpWith looks an API key up by its digests under every key, one after the other: there is one, but after a rotation.
+func (v *Vault) lookUpWith(ctx context.Context, keys *tenantKeys, key string, known [sha256.Size]byte) (c Caller, err error) {
+	sums, err := allDigests(keys.credential, textOf(keyPurpose, key))
 	if err != nil {
 		return c, err
 	}
+	for _, sum := range sums {
+		if c, err = v.presented(ctx, sum, known); !errors.Is(err, errUnauthenticated) {
+			return c, err
+		}
+	}
+	return c, err
+}
+
+// presented gives the caller whose API key has a digest.
+func (v *Vault) presented(ctx context.Context, sum []byte, known [sha256.Size]byte) (c Caller, err error) {
 	var expires time.Time
 	var revoked, disabled *time.Time
 	err = v.store.data.asPresented(ctx, sum, func(tx pgx.Tx) error {

@@ -71,7 +71,7 @@ func (v *Vault) Disclosures(ctx context.Context, who Caller, subject, cursor str
 		return nil, "", v.refuseUnopened(ctx, who, policy.ReadAudit, err)
 	}
 	err = v.within(ctx, who, policy.ReadAudit, func(t *txn) error {
-		sum, err := digest(keys.pseudonym, "subject", subject)
+		sum, err := t.subjectDigest(ctx, keys, subject)
 		if err != nil {
 			return err
 		}

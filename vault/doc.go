@@ -24,7 +24,8 @@
 // # The files
 //
 //	the gate      gate commit group store errors trail decide fetch
-//	keys          kek keyring direct rotation uses move rewrap late orphan inventory versioned secret
+//	keys          kek keyring direct rotation uses move generation (who knows the newest) late rewrap redigest (what old keys
+//	              made) retire orphan inventory versioned secret
 //	schemas       collection field
 //	values        tokenize record reveal resolve token
 //	aliases       alias mint (their texts); index search (blind indexes); bind bond rebind lookup (what ties records to both,

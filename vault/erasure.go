@@ -63,7 +63,7 @@ func (v *Vault) EraseSubject(ctx context.Context, who Caller, reference, reason 
 		if checkSubject(reference, "") != nil {
 			return fail(NotFound, "")
 		}
-		sum, err := keys.subjectDigest(reference)
+		sum, err := t.subjectDigest(ctx, keys, reference)
 		if err != nil {
 			return err
 		}

@@ -49,7 +49,7 @@ func (v *Vault) Entries(ctx context.Context, who Caller, q EntryQuery, cursor st
 		if err != nil {
 			return err
 		}
-		query, args, err := q.sql(keys, who.Tenant, before, limit)
+		query, args, err := q.sql(ctx, t, keys, before, limit)
 		if err != nil {
 			return err
 		}
@@ -111,8 +111,8 @@ func (q EntryQuery) scan(limit int) int {
 }
 
 // sql is the query of a page: a window of entries by their ids, which are in the order of time, and the filter over it.
-func (q EntryQuery) sql(keys *tenantKeys, tenant, before ID, limit int) (query string, args []any, err error) {
-	args = []any{tenant, before, firstID(q.From), q.scan(limit), limit + 1}
+func (q EntryQuery) sql(ctx context.Context, t *txn, keys *tenantKeys, before ID, limit int) (query string, args []any, err error) {
+	args = []any{t.who.Tenant, before, firstID(q.From), q.scan(limit), limit + 1}
 	arg := func(v any) string {
 		args = append(args, v)
 		return "$" + strconv.Itoa(len(args))
@@ -121,7 +121,7 @@ func (q EntryQuery) sql(keys *tenantKeys, tenant, before ID, limit int) (query s
 		select e.entry_id, e.principal_id, e.action, e.outcome, e.body from privault.audit_entries e
 		where e.tenant_id = $1 and e.entry_id < $2 and e.entry_id >= $3 order by e.entry_id desc limit $4`
 	if q.Subject != "" {
-		subject, err := digest(keys.pseudonym, "subject", q.Subject)
+		subject, err := t.subjectDigest(ctx, keys, q.Subject)
 		if err != nil {
 			return "", nil, err
 		}

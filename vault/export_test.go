@@ -72,7 +72,11 @@ func (v *Vault) CommitRaw(ctx context.Context, who Caller, r Raw) error {
 	if err != nil {
 		return err
 	}
-	return v.commit(ctx, &change{entry: e, schema: schemaRef{coll.id, coll.Version},
+	keys, err := v.keyring.of(ctx, who.Tenant)
+	if err != nil {
+		return err
+	}
+	return v.commit(ctx, &change{entry: e, schema: schemaRef{coll.id, coll.Version, keys.generation},
 		records: []newRecord{{id: r.Record, collection: coll.id, sealed: r.Sealed, wrapped: r.Wrapped}}})
 }
 

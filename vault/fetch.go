@@ -27,6 +27,8 @@ type found struct {
 	taken   map[string]bool   // of soles
 	used    map[string]int64
 	shared  map[ID][]*alias // by record: of its values
+
+	generation int32 // of the tenant's keys, after digests were looked for (generation.go)
 }
 
 // fetch is an ask on its way. Its results are its own until the trip has settled.
@@ -113,6 +115,9 @@ func (v *Vault) lookAll(ctx context.Context, tenant ID, a ask, queries []func(*p
 		queue(data)
 	}
 	f.queueAliases(data, tenant, now, &a)
+	if len(a.texts) > 0 || len(queries) > 0 {
+		data.Queue(selectGeneration, tenant).QueryRow(func(row pgx.Row) error { return row.Scan(&f.generation) })
+	}
 	ids := unique(a.ids)
 	without := map[ID]int32{} // the version that was seen without its key
 	for first := true; len(ids) > 0 || first && len(data.QueuedQueries) > 0; first = false {

@@ -138,7 +138,10 @@ func TestKnownAnswersOfKeys(t *testing.T) {
 	}
 	coll, f := &Collection{id: collection}, &field{number: 2}
 	for name, made := range map[string]func() ([]byte, error){
-		"subject-digest": func() ([]byte, error) { return k.subjectDigest("cust-1001") },
+		"subject-digest": func() ([]byte, error) {
+			s, err := k.subject("cust-1001")
+			return s.primary(), err
+		},
 		"api-key-digest": func() ([]byte, error) { return digest(set, keyPurpose, d.text(t, "api-key")) },
 		"index-digest": func() ([]byte, error) {
 			return index{name: indexExact, kind: indexExact}.digest(hmac, coll, f, []byte("jane@example.com"), 0)
@@ -153,7 +156,11 @@ func TestKnownAnswersOfKeys(t *testing.T) {
 		}
 	}
 	// The key that seals a value's alias shows in what it opens.
-	alias, err := k.aliasKey(collection, 2, []byte("jane@example.com"), d.bytes(t, "value-digest"))
+	key, err := k.aliasPRF(collection, 2, []byte("jane@example.com"), d.bytes(t, "value-digest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alias, err := aliasKey(key, collection, 2, []byte("jane@example.com"))
 	if err != nil {
 		t.Fatal(err)
 	}

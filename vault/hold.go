@@ -47,6 +47,10 @@ func (v *Vault) PlaceHold(ctx context.Context, who Caller, h Hold) (Hold, error)
 		if err := h.check(t.now); err != nil {
 			return err
 		}
+		// What is sealed under an older key might be sealed after the job that seals it anew.
+		if keys, err = t.holdKeys(ctx, keys); err != nil {
+			return err
+		}
 		target, err := t.holdTarget(ctx, keys, h)
 		if err != nil {
 			return err

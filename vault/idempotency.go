@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,13 +19,20 @@ import (
 type IdempotencyKey struct {
 	Key     string   // at most 255 printable ASCII characters
 	Request [32]byte // SHA-256 of the request's body
+}
 
-	// Keyed digests, which is what is stored: a plain one of a short body could be tried out.
-	digest, request []byte
+// digests are what is stored of an Idempotency-Key, under every key, the primary one first. They are keyed: a plain digest of
+// a short body could be tried out. The caller and the route are part of what the Idempotency-Key names.
+func (k *IdempotencyKey) digests(keys *tenantKeys, who Caller) (key, request [][]byte, err error) {
+	if key, err = allDigests(keys.pseudonym, textOf("idempotency-key\x00tokenize\x00"+string(who.Principal[:]), k.Key)); err != nil {
+		return nil, nil, err
+	}
+	request, err = allDigests(keys.pseudonym, textOf("request", string(k.Request[:])))
+	return key, request, err
 }
 
 // hold takes a batch's Idempotency-Key for this process while the call runs.
-func (v *Vault) hold(ctx context.Context, who Caller, b *Batch) (release func(), err error) {
+func (v *Vault) hold(who Caller, b *Batch) (release func(), err error) {
 	if b.Claim == nil {
 		return func() {}, nil
 	}
@@ -32,19 +40,7 @@ func (v *Vault) hold(ctx context.Context, who Caller, b *Batch) (release func(),
 	if rule, _ := datatype.LooksLikePII(b.Claim.Key); rule == "email" {
 		return nil, &Error{Kind: LooksLikePII, Detail: "an Idempotency-Key is an opaque name, not an e-mail address"}
 	}
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return nil, err
-	}
-	// The caller and the route are part of what the key names.
-	name := "idempotency-key\x00tokenize\x00" + string(who.Principal[:])
-	if b.Claim.digest, err = digest(keys.pseudonym, name, b.Claim.Key); err != nil {
-		return nil, err
-	}
-	if b.Claim.request, err = digest(keys.pseudonym, "request", string(b.Claim.Request[:])); err != nil {
-		return nil, err
-	}
-	id := string(who.Tenant[:]) + string(b.Claim.digest)
+	id := string(who.Tenant[:]) + string(who.Principal[:]) + b.Claim.Key
 	if _, running := v.inFlight.LoadOrStore(id, struct{}{}); running {
 		return nil, &Error{Kind: Conflict, Detail: "a request with this Idempotency-Key is still running", RetryAfter: time.Second}
 	}
@@ -63,7 +59,7 @@ type answerItem struct {
 	Faults []FieldError `json:"faults,omitempty"`
 }
 
-func (k *IdempotencyKey) claim(keys *tenantKeys, done []Tokenized) (*claim, error) {
+func (k *IdempotencyKey) claim(keys *tenantKeys, who Caller, done []Tokenized) (*claim, error) {
 	a := answer{make([]answerItem, len(done))}
 	for i, d := range done {
 		a.Items[i].Tokenized = d
@@ -75,8 +71,12 @@ func (k *IdempotencyKey) claim(keys *tenantKeys, done []Tokenized) (*claim, erro
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := keys.wrap.Encrypt(plain, answerPlace(keys, k.digest))
-	return &claim{digest: k.digest, request: k.request, answer: sealed}, err
+	key, request, err := k.digests(keys, who)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := keys.wrap.Encrypt(plain, answerPlace(keys, key[0]))
+	return &claim{digest: key[0], request: request[0], answer: sealed, rotated: len(key) > 1}, err
 }
 
 func answerPlace(keys *tenantKeys, digest []byte) []byte {
@@ -88,12 +88,20 @@ func (v *Vault) replay(ctx context.Context, who Caller, b Batch) ([]Tokenized, e
 	if b.Claim == nil {
 		return nil, nil
 	}
-	var request, sealed []byte
-	err := v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
+	keys, err := v.keyring.inForce(ctx, who.Tenant)
+	if err != nil {
+		return nil, v.refuseUnopened(ctx, who, policy.Tokenize, err)
+	}
+	digests, requests, err := b.Claim.digests(keys, who)
+	if err != nil {
+		return nil, err
+	}
+	var digest, request, sealed []byte
+	err = v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `
-			select request_digest, answer from privault.idempotency_keys
-			where tenant_id = $1 and digest = $2 and created_at > $3`,
-			who.Tenant, b.Claim.digest, v.now().Add(-idempotencyLife)).Scan(&request, &sealed)
+			select digest, request_digest, answer from privault.idempotency_keys
+			where tenant_id = $1 and digest = any($2) and created_at > $3`,
+			who.Tenant, digests, v.now().Add(-idempotencyLife)).Scan(&digest, &request, &sealed)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
@@ -105,7 +113,8 @@ func (v *Vault) replay(ctx context.Context, who Caller, b Batch) ([]Tokenized, e
 	if err != nil {
 		return nil, v.refuse(ctx, e, err)
 	}
-	done, err := v.openAnswer(ctx, e, b, request, sealed)
+	same := slices.ContainsFunc(requests, func(r []byte) bool { return bytes.Equal(r, request) })
+	done, err := v.openAnswer(ctx, e, keys, b.Collection, same, digest, sealed)
 	if err != nil {
 		return nil, v.refuse(ctx, e, err)
 	}
@@ -113,11 +122,11 @@ func (v *Vault) replay(ctx context.Context, who Caller, b Batch) ([]Tokenized, e
 	return done, v.commit(ctx, &change{entry: e})
 }
 
-func (v *Vault) openAnswer(ctx context.Context, e *entry, b Batch, request, sealed []byte) ([]Tokenized, error) {
-	k := b.Claim
-	coll, err := v.collectionNamed(ctx, e.who.Tenant, b.Collection, false)
+// openAnswer opens a stored answer, if it is of the same request.
+func (v *Vault) openAnswer(ctx context.Context, e *entry, keys *tenantKeys, collection string, same bool, digest, sealed []byte) ([]Tokenized, error) {
+	coll, err := v.collectionNamed(ctx, e.who.Tenant, collection, false)
 	if AsError(err).Kind == NotFound {
-		coll, err = &Collection{Name: b.Collection}, nil // it is gone since
+		coll, err = &Collection{Name: collection}, nil // it is gone since
 	}
 	if err != nil {
 		return nil, err
@@ -125,14 +134,10 @@ func (v *Vault) openAnswer(ctx context.Context, e *entry, b Batch, request, seal
 	if err := e.requireSome(policy.Tokenize, policy.NoView, coll, policy.SubjectFacts{}); err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(request, k.request) {
+	if !same {
 		return nil, fail(IdempotencyConflict, "this Idempotency-Key was used for another body")
 	}
-	keys, err := v.keyring.of(ctx, e.who.Tenant)
-	if err != nil {
-		return nil, err
-	}
-	plain, err := keys.wrap.Decrypt(sealed, answerPlace(keys, k.digest))
+	plain, err := keys.wrap.Decrypt(sealed, answerPlace(keys, digest))
 	if err != nil {
 		return nil, &Error{Kind: IntegrityFailure, cause: errors.New("a stored answer does not open")}
 	}

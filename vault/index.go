@@ -255,20 +255,21 @@ func (t *txn) unbind(ctx context.Context, record ID, digests [][]byte) error {
 	if len(digests) == 0 {
 		return nil
 	}
-	_, _, err := t.unbindAll(ctx, []ID{record}, digests)
+	_, _, err := t.unbindAll(ctx, slices.Repeat([]ID{record}, len(digests)), digests)
 	return err
 }
 
 // unbindRecords removes all that leads to records, whose rows go after it.
 func (t *txn) unbindRecords(ctx context.Context, records []ID) (aliases, entries int, err error) {
+	var bound []ID
 	var digests [][]byte
 	err = t.data.QueryRow(ctx, `
-		select array_agg(distinct d.digest) from privault.records r cross join lateral unnest(r.digests) d(digest)
-		where r.tenant_id = $1 and r.record_id = any($2)`, t.who.Tenant, records).Scan(&digests)
+		select array_agg(r.record_id), array_agg(d.digest) from privault.records r cross join lateral unnest(r.digests) d(digest)
+		where r.tenant_id = $1 and r.record_id = any($2)`, t.who.Tenant, records).Scan(&bound, &digests)
 	if err != nil || len(digests) == 0 {
 		return 0, 0, err
 	}
-	return t.unbindAll(ctx, records, digests)
+	return t.unbindAll(ctx, bound, digests)
 }
 
 // countBound says what unbindRecords would remove.
@@ -288,7 +289,7 @@ func (t *txn) countBound(ctx context.Context, records []ID) (aliases, entries in
 	return aliases, entries, err
 }
 
-// unbindAll locks the aliases first: who hands one out to another record meanwhile has either committed that before, and is
+// unbindAll removes what leads to each record by the digest beside it. It locks the aliases first: who hands one out to another record meanwhile has either committed that before, and is
 // seen by the statement that looks for holders, or finds the alias gone.
 func (t *txn) unbindAll(ctx context.Context, records []ID, digests [][]byte) (aliases, entries int, err error) {
 	_, err = t.data.Exec(ctx, `
@@ -298,7 +299,8 @@ func (t *txn) unbindAll(ctx context.Context, records []ID, digests [][]byte) (al
 		return 0, 0, err
 	}
 	done, err := t.data.Exec(ctx, `
-		delete from privault.blind_index where tenant_id = $1 and digest = any($2) and record_id = any($3)`, t.who.Tenant, digests, records)
+		delete from privault.blind_index i using unnest($2::bytea[], $3::uuid[]) as b(digest, record_id)
+		where i.tenant_id = $1 and i.digest = b.digest and i.record_id = b.record_id`, t.who.Tenant, digests, records)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -28,7 +28,7 @@ type KeyInfo struct {
 // KeyVersion is one key of a keyset.
 type KeyVersion struct {
 	Version int
-	State   string // primary, active or retired
+	State   string // primary, active, retired or destroyed
 	Created time.Time
 	Uses    *int64
 
@@ -44,6 +44,7 @@ var purposes = []struct{ name, purpose, algorithm string }{
 	{"index", "digests of values, for search", "HMAC-SHA-256"},
 	{"alias", "digests of aliases", "HMAC-SHA-256"},
 	{"fpe", "derives the keys of format-preserving encryption", "HMAC-SHA-256"},
+	{"credential", "digests of API keys; the deployment's only", "HMAC-SHA-256"},
 }
 
 // sealedKeyset is a row of tenant_keys.
@@ -94,6 +95,8 @@ func (v *Vault) inventory(ctx context.Context, tx pgx.Tx, keys *tenantKeys) ([]K
 			info.Versions = set.versions(made[p.name])
 		} else if p.name == rootName {
 			info.Versions, info.KMS = rootVersions(made), kms.Name(keys.kek.URI())
+		} else {
+			continue
 		}
 		for i := range info.Versions {
 			version := &info.Versions[i]
@@ -115,9 +118,10 @@ func (v *Vault) inventory(ctx context.Context, tx pgx.Tx, keys *tenantKeys) ([]K
 }
 
 const (
-	statePrimary = "primary"
-	stateActive  = "active"
-	stateRetired = "retired"
+	statePrimary   = "primary"
+	stateActive    = "active"
+	stateRetired   = "retired"
+	stateDestroyed = "destroyed"
 )
 
 // keysetRow is an opened keyset.
@@ -138,6 +142,8 @@ func (k *keysetRow) versions(made map[int]time.Time) []KeyVersion {
 		switch {
 		case v.id == info.GetPrimaryKeyId():
 			v.State = statePrimary
+		case key.GetStatus() == tinkpb.KeyStatusType_DESTROYED:
+			v.State = stateDestroyed
 		case key.GetStatus() != tinkpb.KeyStatusType_ENABLED:
 			v.State = stateRetired
 		}

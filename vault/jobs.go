@@ -62,6 +62,7 @@ func (v *Vault) jobKinds() map[string]jobKind {
 		orphanJob:     {step: v.orphanStep},
 		"rewrap-wrap": {count: v.rewrapCount, step: v.rewrapStep, current: true},
 		directJob:     {count: v.directCount, step: v.directStep, ahead: v.directAhead, current: true},
+		redigestJob:   {count: v.redigestCount, step: v.redigestStep, ahead: v.redigestAhead, current: true},
 		purgeJob:      {step: v.purgeStep},
 		deferredJob:   {step: v.deferredStep},
 	}
@@ -346,10 +347,10 @@ func (w *jobWorker) Work(ctx context.Context, j *river.Job[jobArgs]) error {
 // runBatch does one batch, and says whether there is more to do.
 func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bool, err error) {
 	var kind string
-	var cursor []byte
+	var params, cursor []byte
 	err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `
-			select kind, cursor from privault.jobs where tenant_id = $1 and job_id = $2 and finished_at is null`, tenant, job).Scan(&kind, &cursor)
+			select kind, params, cursor from privault.jobs where tenant_id = $1 and job_id = $2 and finished_at is null`, tenant, job).Scan(&kind, &params, &cursor)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, false, nil // done already, or gone with its tenant
@@ -361,7 +362,7 @@ func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bo
 	if !known {
 		return nil, false, fmt.Errorf("no job kind %q here", kind) // a newer replica knows it
 	}
-	b = &batch{job: job, tenant: tenant, cursor: cursor}
+	b = &batch{job: job, tenant: tenant, params: params, cursor: cursor}
 	// Before the transaction: a slow KMS must not hold a connection.
 	ring := v.keyring.of
 	if do.current {

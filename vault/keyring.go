@@ -58,8 +58,11 @@ type tenantKeys struct {
 	fpe                versioned // keys of format-preserving encryption, one for each field and transform
 	credential         *prf.Set  // digests of API keys; the deployment's only
 
-	kek         *kek   // the KMS key that wraps the root key
-	root        []byte // opens the keysets again when somebody has rotated one
+	ring        *keyring
+	generation  int32          // generation.go
+	versions    map[string]int // the newest of each keyset
+	kek         *kek           // the KMS key that wraps the root key
+	root        []byte         // opens the keysets again when somebody has rotated one
 	wrapPrimary uint32
 }
 
@@ -104,8 +107,10 @@ func (k *tenantKeys) dekPlace(record ID, version int32) []byte {
 
 // digest is a keyed digest of a text for one purpose: 32 bytes, HMAC-SHA-256.
 func digest(set *prf.Set, purpose, text string) ([]byte, error) {
-	return set.ComputePrimaryPRF([]byte(purpose+"\x00"+text), 32)
+	return set.ComputePrimaryPRF(textOf(purpose, text), digestSize)
 }
+
+func textOf(purpose, text string) []byte { return []byte(purpose + "\x00" + text) }
 
 // keyring holds the tenants' unwrapped keys for a while, so that KMS calls go with tenants and time, not with records.
 //
@@ -215,6 +220,9 @@ func (r *keyring) fetch(ctx context.Context, tenant ID) (*tenantKeys, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.enforce(ctx, keys); err != nil {
+		return nil, err
+	}
 	r.mu.Lock()
 	delete(r.shut, tenant)
 	r.held[tenant] = holding{keys: keys, fetched: r.now()}
@@ -284,12 +292,13 @@ func (r *keyring) complete(ctx context.Context, tenant ID, root []byte, have map
 }
 
 func (r *keyring) build(tenant ID, kek *kek, root []byte, sealed map[string][]byte) (*tenantKeys, error) {
-	k := &tenantKeys{deployment: r.deployment, tenant: tenant, kek: kek, root: slices.Clone(root)}
+	k := &tenantKeys{deployment: r.deployment, tenant: tenant, ring: r, kek: kek, root: slices.Clone(root), versions: map[string]int{}}
 	for name, box := range sealed {
 		handle, err := openKeyset(root, box, keysetPlace(r.deployment, tenant, name))
 		if err != nil {
 			return nil, &Error{Kind: IntegrityFailure, cause: fmt.Errorf("keyset %s: %w", name, err)}
 		}
+		k.versions[name] = handle.Len()
 		switch name {
 		case "wrap":
 			l := &late{ring: r, keys: k, ids: keyIDs(handle)}
@@ -316,6 +325,7 @@ func (r *keyring) build(tenant ID, kek *kek, root []byte, sealed map[string][]by
 			return nil, fmt.Errorf("keyset %s: %w", name, err)
 		}
 	}
+	k.generation = generationOf(k.versions)
 	return k, nil
 }
 

@@ -113,6 +113,9 @@ func (r *keyring) again(ctx context.Context, have *tenantKeys) (*tenantKeys, err
 	if err != nil {
 		return nil, err
 	}
+	if err := r.enforce(ctx, keys); err != nil {
+		return nil, err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h := r.held[have.tenant]

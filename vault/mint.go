@@ -141,10 +141,10 @@ func (m *mint) keyVersion(f *field) int64 {
 // countedSpace is how many texts make a space too large to be counted: no table of aliases comes to a tenth of it.
 var countedSpace = big.NewInt(1_000_000_000_000)
 
-// space gives the digest under which the texts that a value's random alias may have are counted, and how many of them may be
-// taken: a tenth, so that nobody guesses one and a free one is found at once. nil: there are too many to count.
-// FF1 fills its space to the last text, and is not counted.
-func (m *mint) space(f *field, plain []byte) ([]byte, int64, error) {
+// space gives the digests (under every key, the primary one first) under which the texts that a value's random alias may
+// have are counted, and how many of them may be taken: a tenth, so that nobody guesses one and a free one is found at once.
+// nil: there are too many to count. FF1 fills its space to the last text, and is not counted.
+func (m *mint) space(f *field, plain []byte) ([][]byte, int64, error) {
 	if f.shape == nil || f.strategy == strategyFPE {
 		return nil, 0, nil
 	}
@@ -156,8 +156,8 @@ func (m *mint) space(f *field, plain []byte) ([]byte, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	digest, err := m.keys.alias.ComputePrimaryPRF(append(digestInput("privault/1/space", m.coll.id, f.number), kept...), digestSize)
-	return digest, size.Int64() / 10, err
+	digests, err := allDigests(m.keys.alias, append(digestInput("privault/1/space", m.coll.id, f.number), kept...))
+	return digests, size.Int64() / 10, err
 }
 
 var errExhausted = &Error{Kind: FormatSpaceExhausted,

@@ -1,8 +1,9 @@
 package vault
 
 import (
+	"bytes"
 	"context"
-	"slices"
+	"errors"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -67,192 +68,294 @@ func (r *reader) aliasOf(o *opened, f *field) (string, error) {
 	return r.keys.openAlias(a, plain)
 }
 
-// rebind moves a record to the index entries and aliases of its new values, and gives what it is bound to then.
-// An alias of its own stays with the field, whatever its value, unless the field is among those to be renewed.
-func (r *reader) rebind(ctx context.Context, t *txn, o *opened, values []value, renew map[uint32]bool) (bound, error) {
-	b := bound{texts: map[uint32]string{}}
-	if !o.coll.bound && len(o.row.digests) == 0 {
-		return b, nil
+// rebinding is a record on its way to the index entries and aliases of its values.
+type rebinding struct {
+	*opened
+	values []value         // as they are from now on
+	renew  map[uint32]bool // fields whose own alias is replaced
+	bound  bound           // what the record is bound to then
+}
+
+// rebind moves records to the index entries and aliases of their values, under the primary keys. An alias of a record's own stays with
+// the field, whatever its value, unless it is to be renewed. With reissue, values whose FPE token was made by an older key get a new one; the old one goes on
+// resolving.
+func (r *reader) rebind(ctx context.Context, t *txn, all []*rebinding, reissue bool) error {
+	var own []alias
+	shares := reshares{}
+	for _, m := range all {
+		m.bound.texts = map[uint32]string{}
+		if !m.coll.bound && len(m.row.digests) == 0 {
+			continue
+		}
+		carried, err := r.keepOwn(ctx, t, m)
+		if err != nil {
+			return err
+		}
+		own = append(own, carried...)
+		if err := r.markAgain(m, shares); err != nil {
+			return err
+		}
 	}
-	if err := r.keepOwn(ctx, t, o, values, renew, &b); err != nil {
-		return b, err
+	if inserted, err := t.insertAliases(ctx, own); err != nil || inserted < len(own) {
+		return errors.Join(err, errMovedAlias)
 	}
-	shared := map[string]value{} // by value digest
-	for _, val := range values {
-		f := o.coll.byNumber(val.number)
+	if err := r.shareAgain(ctx, t, all, shares, reissue); err != nil {
+		return err
+	}
+	if err := t.mark(ctx, all); err != nil {
+		return err
+	}
+	return t.leave(ctx, all)
+}
+
+// markAgain gives a record the index entries of its values, and notes which of them share an alias.
+func (r *reader) markAgain(m *rebinding, shares reshares) error {
+	for _, val := range m.values {
+		f := m.coll.byNumber(val.number)
 		if f == nil || !f.bound() {
 			continue
 		}
-		marks, err := r.keys.marksOf(o.coll, f, val.plain)
+		marks, err := r.keys.marksOf(m.coll, f, val.plain)
 		if err != nil {
-			return b, err
+			return err
 		}
-		b.marks = append(b.marks, marks...)
+		m.bound.marks = append(m.bound.marks, marks...)
 		if !f.ofValue() {
 			continue
 		}
-		digest, err := r.keys.alias.ComputePrimaryPRF(valueInput(o.coll.id, f.number, val.plain), digestSize)
-		if err != nil {
-			return b, err
-		}
-		shared[string(digest)] = val
-	}
-	if err := r.shareAgain(ctx, t, o, shared, &b); err != nil {
-		return b, err
-	}
-	if err := t.mark(ctx, o.row.id, b.marks, o.row.digests); err != nil {
-		return b, err
-	}
-	return b, t.unbind(ctx, o.row.id, without(o.row.digests, digestsOf(b.marks)))
-}
-
-// keepOwn carries the record's own aliases on, those of fields that keep a value, or makes others for those to be renewed.
-func (r *reader) keepOwn(ctx context.Context, t *txn, o *opened, values []value, renew map[uint32]bool, b *bound) error {
-	for _, val := range values {
-		f := o.coll.byNumber(val.number)
-		if f == nil {
-			continue
-		}
-		text, err := r.plain(o, aliasBox|val.number)
+		digests, err := allDigests(r.keys.alias, valueInput(m.coll.id, f.number, val.plain))
 		if err != nil {
 			return err
 		}
-		if text == nil || renew[val.number] {
-			if f.supplied == suppliedRequired && !f.ofValue() {
-				return invalid("/fields/"+f.name, "required", "a value of this field is stored with the token that comes with it; a patch has none")
-			}
-			if f.strategy == strategyFormat {
-				if err := r.makeOwn(ctx, t, o, f, val, b); err != nil {
-					return err
-				}
-			}
-			continue
-		}
-		all, err := allDigests(r.keys.alias, textInput(o.coll.id, f.number, string(text)))
-		if err != nil {
-			return err
-		}
-		for _, d := range all {
-			if slices.ContainsFunc(o.row.digests, func(have []byte) bool { return slices.Equal(have, d) }) {
-				b.marks = append(b.marks, mark{d, markOwn})
+		s := shares[string(digests[0])]
+		if s == nil {
+			s = &reshare{coll: m.coll, field: f, plain: val.plain, digests: digests}
+			for _, d := range digests {
+				shares[string(d)] = s
 			}
 		}
-		b.texts[val.number] = string(text)
-		b.boxes = append(b.boxes, value{aliasBox | val.number, text})
+		s.users = append(s.users, m)
 	}
 	return nil
 }
 
+// keepOwn carries the record's own aliases on, those of fields that keep a value, and gives the rows that they get under the primary
+// key, if they aren't there yet: the older ones go when the record is unbound from them.
+func (r *reader) keepOwn(ctx context.Context, t *txn, m *rebinding) (carried []alias, err error) {
+	for _, val := range m.values {
+		f := m.coll.byNumber(val.number)
+		if f == nil {
+			continue
+		}
+		text, err := r.plain(m.opened, aliasBox|val.number)
+		if err != nil {
+			return nil, err
+		}
+		if text == nil || m.renew[val.number] {
+			if f.supplied == suppliedRequired && !f.ofValue() {
+				return nil, invalid("/fields/"+f.name, "required", "a value of this field is stored with the token that comes with it; a patch has none")
+			}
+			if f.strategy == strategyFormat {
+				if err := r.makeOwn(ctx, t, m, f, val); err != nil {
+					return nil, err
+				}
+			}
+			continue
+		}
+		a := alias{collection: m.coll.id, field: f.number, record: &m.row.id, generation: 1}
+		if a.text, err = r.keys.alias.ComputePrimaryPRF(textInput(m.coll.id, f.number, string(text)), digestSize); err != nil {
+			return nil, err
+		}
+		if len(without([][]byte{a.text}, m.row.digests)) > 0 {
+			if f.strategy == strategyFormat {
+				spaces, _, err := (&mint{keys: r.keys, coll: m.coll}).space(f, val.plain)
+				if err != nil {
+					return nil, err
+				}
+				a.space = first(spaces)
+			}
+			carried = append(carried, a)
+		}
+		m.bound.keep(val.number, string(text), a.text)
+	}
+	return carried, nil
+}
+
+// keep notes an alias of the record's own.
+func (b *bound) keep(number uint32, text string, digest []byte) {
+	b.texts[number] = text
+	b.marks = append(b.marks, mark{digest, markOwn})
+	b.boxes = append(b.boxes, value{aliasBox | number, []byte(text)})
+}
+
 // makeOwn gives a value that is new to the record an alias of the record's own.
-func (r *reader) makeOwn(ctx context.Context, t *txn, o *opened, f *field, val value, b *bound) error {
-	m := mint{keys: r.keys, coll: o.coll}
-	space, limit, err := m.space(f, val.plain)
+func (r *reader) makeOwn(ctx context.Context, t *txn, m *rebinding, f *field, val value) error {
+	mint := mint{keys: r.keys, coll: m.coll}
+	spaces, limit, err := mint.space(f, val.plain)
 	if err != nil {
 		return faultIn(err, "/fields/"+f.name)
 	}
 	for range maxAttempts {
-		text, err := m.text(f, val.plain, 0)
+		text, err := t.newText(ctx, &mint, f, val.plain, 0)
 		if err != nil {
 			return faultIn(err, "/fields/"+f.name)
 		}
-		digest, err := r.keys.alias.ComputePrimaryPRF(textInput(o.coll.id, f.number, text), digestSize)
+		digest, err := r.keys.alias.ComputePrimaryPRF(textInput(m.coll.id, f.number, text), digestSize)
 		if err != nil {
 			return err
 		}
-		a := alias{text: digest, collection: o.coll.id, field: f.number, record: &o.row.id, generation: 1, space: space}
-		inserted, err := t.insertAlias(ctx, &a, limit)
+		a := alias{text: digest, collection: m.coll.id, field: f.number, record: &m.row.id, generation: 1, space: first(spaces)}
+		if err := t.roomIn(ctx, spaces, limit); err != nil {
+			return err
+		}
+		inserted, err := t.insertAliases(ctx, []alias{a})
 		if err != nil {
 			return err
 		}
-		if inserted {
-			b.texts[val.number] = text
-			b.marks = append(b.marks, mark{digest, markOwn})
-			b.boxes = append(b.boxes, value{aliasBox | val.number, []byte(text)})
+		if inserted > 0 {
+			m.bound.keep(val.number, text, digest)
 			return nil
 		}
 	}
-	return &Error{Kind: Conflict, Detail: "the tokens of a value keep changing"}
+	return errTokensChange
 }
 
-// shareAgain finds or makes the aliases of values, and locks them together with those that the record leaves.
-func (r *reader) shareAgain(ctx context.Context, t *txn, o *opened, shared map[string]value, b *bound) error {
-	if len(shared) == 0 {
+var errTokensChange = fail(Conflict, "the tokens of a value keep changing")
+
+// reshare is a value whose token its records share.
+type reshare struct {
+	coll    *Collection
+	field   *field
+	plain   []byte
+	digests [][]byte // of the value, under every key
+	users   []*rebinding
+	have    *alias // the newest, under the primary key if there is one
+}
+
+// reshares are they, by each of their digests.
+type reshares map[string]*reshare
+
+// shareAgain finds or makes the aliases of values, and locks them together with those that the records leave.
+func (r *reader) shareAgain(ctx context.Context, t *txn, all []*rebinding, shares reshares, reissue bool) error {
+	if len(shares) == 0 {
 		return nil
 	}
-	digests := slices.Clone(o.row.digests)
-	for digest, val := range shared {
-		f := o.coll.byNumber(val.number)
-		all, err := allDigests(r.keys.alias, valueInput(o.coll.id, f.number, val.plain))
-		if err != nil {
-			return err
-		}
-		digests = append(append(digests, all...), []byte(digest))
+	var digests [][]byte
+	for digest := range shares {
+		digests = append(digests, []byte(digest))
 	}
-	m := mint{keys: r.keys, coll: o.coll}
+	for _, m := range all {
+		digests = append(digests, m.row.digests...)
+	}
 	for attempt := range maxAttempts {
-		have, err := t.lockedAliases(ctx, digests)
+		locked, err := t.lockedAliases(ctx, digests)
 		if err != nil {
 			return err
 		}
-		missing, err := r.shareFound(&m, attempt, o, shared, have, b)
-		if err != nil || len(missing) == 0 {
-			return err
-		}
-		for i := range missing {
-			if _, err := t.insertAlias(ctx, &missing[i].alias, missing[i].limit); err != nil {
+		shares.found(locked)
+		var missing []alias
+		for digest, s := range shares {
+			if digest != string(s.digests[0]) {
+				continue
+			}
+			a, err := r.lacking(ctx, t, s, attempt, reissue)
+			if err != nil {
 				return err
 			}
+			if a != nil {
+				missing = append(missing, *a)
+			}
+		}
+		if len(missing) == 0 {
+			return r.share(shares)
+		}
+		if _, err := t.insertAliases(ctx, missing); err != nil {
+			return err
 		}
 	}
-	return &Error{Kind: Conflict, Detail: "the tokens of a value keep changing"}
+	return errTokensChange
 }
 
-// wantedAlias is an alias to be inserted, with how many texts of its space may be taken.
-type wantedAlias struct {
-	alias
-	limit int64
-}
-
-// shareFound takes the aliases that there are, and makes those that are missing, in one order; if any are, b is as before.
-func (r *reader) shareFound(m *mint, attempt int, o *opened, shared map[string]value, have []*alias, b *bound) (missing []wantedAlias, err error) {
-	marks := b.marks
-	for digest, val := range shared {
-		f := o.coll.byNumber(val.number)
-		var current *alias
-		for _, a := range have {
-			if a.field == f.number && a.collection == o.coll.id {
-				if _, err := r.keys.aliasKey(o.coll.id, f.number, val.plain, a.value); err == nil {
-					current = newest(current, a)
-				}
-			}
-		}
-		if current == nil {
-			text, err := m.text(f, val.plain, attempt)
-			if err != nil {
-				return nil, faultIn(err, "/fields/"+f.name)
-			}
-			space, limit, err := m.space(f, val.plain)
-			if err != nil {
-				return nil, faultIn(err, "/fields/"+f.name)
-			}
-			made, err := r.keys.sealAlias(o.coll.id, f.number, text, val.plain, []byte(digest), 1)
-			if err != nil {
-				return nil, err
-			}
-			made.space, made.keyVersion = space, m.keyVersion(f)
-			missing = append(missing, wantedAlias{made, limit})
+// found notes the aliases that there are.
+func (r reshares) found(all []*alias) {
+	for _, a := range all {
+		s := r[string(a.value)]
+		if s == nil || a.field != s.field.number || a.collection != s.coll.id {
 			continue
 		}
-		if b.texts[val.number], err = r.keys.openAlias(current, val.plain); err != nil {
+		if have := s.have; have == nil || a.generation > have.generation || a.generation == have.generation && bytes.Equal(a.value, s.digests[0]) {
+			s.have = a
+		}
+	}
+}
+
+// lacking gives the alias that a value lacks: its first one; or the one that it has, under the primary key; or, with reissue, one of
+// the present FPE key. nil: it has what it needs.
+func (r *reader) lacking(ctx context.Context, t *txn, s *reshare, attempt int, reissue bool) (*alias, error) {
+	m := mint{keys: r.keys, coll: s.coll}
+	at := "/fields/" + s.field.name
+	spaces, limit, err := m.space(s.field, s.plain)
+	if err != nil {
+		return nil, faultIn(err, at)
+	}
+	var made alias
+	switch {
+	case s.have == nil, reissue && s.field.strategy == strategyFPE && s.have.keyVersion < m.keyVersion(s.field):
+		generation := int32(1)
+		if s.have != nil {
+			generation = s.have.generation + 1
+		}
+		text, err := t.newText(ctx, &m, s.field, s.plain, attempt)
+		if err != nil {
+			return nil, faultIn(err, at)
+		}
+		if err := t.roomIn(ctx, spaces, limit); err != nil {
 			return nil, err
 		}
-		marks = append(marks, mark{current.value, markEntry})
+		if made, err = r.keys.sealAlias(s.coll.id, s.field.number, text, s.plain, s.digests[0], generation); err != nil {
+			return nil, err
+		}
+		made.keyVersion = m.keyVersion(s.field)
+	case !bytes.Equal(s.have.value, s.digests[0]):
+		// Its text is taken already, so its space isn't asked whether it is full.
+		text, err := r.keys.openAlias(s.have, s.plain)
+		if err != nil {
+			return nil, err
+		}
+		if made, err = r.keys.carry(s.have, text, s.plain, s.digests[0]); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, nil
 	}
-	if len(missing) == 0 {
-		b.marks = marks
+	made.space = first(spaces)
+	return &made, nil
+}
+
+// share gives the records the aliases of their values.
+func (r *reader) share(shares reshares) error {
+	for digest, s := range shares {
+		if digest != string(s.digests[0]) {
+			continue
+		}
+		text, err := r.keys.openAlias(s.have, s.plain)
+		if err != nil {
+			return err
+		}
+		for _, m := range s.users {
+			m.bound.texts[uint32(s.field.number)] = text
+			m.bound.marks = append(m.bound.marks, mark{s.have.value, markEntry})
+		}
 	}
-	slices.SortFunc(missing, func(a, b wantedAlias) int { return slices.Compare(a.value, b.value) })
-	return missing, nil
+	return nil
+}
+
+// first is the first of digests, if there are any.
+func first(digests [][]byte) []byte {
+	if len(digests) == 0 {
+		return nil
+	}
+	return digests[0]
 }
 
 // lockedAliases reads the aliases of values and keeps them from being deleted.
@@ -272,39 +375,76 @@ func (t *txn) lockedAliases(ctx context.Context, digests [][]byte) (have []*alia
 	return have, err
 }
 
-// insertAlias inserts an alias, unless its text or its value has one already: the next look finds whose it is.
-func (t *txn) insertAlias(ctx context.Context, a *alias, limit int64) (inserted bool, err error) {
-	if a.space != nil {
-		var used int64
-		err := t.data.QueryRow(ctx, `select coalesce(sum(used), 0) from privault.alias_spaces where tenant_id = $1 and digest = $2`, t.who.Tenant, a.space).Scan(&used)
+// roomIn refuses one more text of a space that is too full. Its digests are one for each key.
+func (t *txn) roomIn(ctx context.Context, spaces [][]byte, limit int64) error {
+	if spaces == nil {
+		return nil
+	}
+	var used int64
+	err := t.data.QueryRow(ctx, `select coalesce(sum(used), 0) from privault.alias_spaces where tenant_id = $1 and digest = any($2)`, t.who.Tenant, spaces).Scan(&used)
+	if err == nil && used >= limit {
+		return errExhausted
+	}
+	return err
+}
+
+// newText makes a text that is nobody's yet, under any key.
+func (t *txn) newText(ctx context.Context, m *mint, f *field, plain []byte, attempt int) (string, error) {
+	for ; attempt < maxAttempts; attempt++ {
+		text, err := m.text(f, plain, attempt)
 		if err != nil {
-			return false, err
+			return "", err
 		}
-		if used >= limit {
-			return false, errExhausted
+		digests, err := allDigests(m.keys.alias, textInput(m.coll.id, f.number, text))
+		if err != nil {
+			return "", err
+		}
+		var taken bool
+		err = t.data.QueryRow(ctx, `
+			select exists (select from privault.aliases where tenant_id = $1 and text_digest = any($2))`, t.who.Tenant, digests).Scan(&taken)
+		if err != nil || !taken {
+			return text, err
 		}
 	}
+	return "", errTokensChange
+}
+
+// insertAliases inserts aliases but those whose text or value has one already: the next look finds whose it is.
+func (t *txn) insertAliases(ctx context.Context, all []alias) (inserted int, err error) {
+	if len(all) == 0 {
+		return 0, nil
+	}
+	c := &change{entry: t.entry, aliases: all}
+	var b bonds
+	b.add(c)
 	err = t.data.QueryRow(ctx, `
 		with inserted as (
 			insert into privault.aliases (tenant_id, text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)
-			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing
+			select $1, w.* from unnest($2::bytea[], $3::uuid[], $4::int[], $5::bytea[], $6::uuid[], $7::int[], $8::bigint[], $9::bytea[], $10::bytea[])
+				as w(text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)
+			order by w.value_digest, w.text_digest
+			on conflict do nothing
 			returning space
 		), counted as (
-			insert into privault.alias_spaces as s (tenant_id, digest, used) select $1, i.space, 1 from inserted i where i.space is not null
-			on conflict (tenant_id, digest) do update set used = s.used + 1
+			insert into privault.alias_spaces as s (tenant_id, digest, used)
+			select $1, i.space, count(*) from inserted i where i.space is not null group by i.space order by i.space
+			on conflict (tenant_id, digest) do update set used = s.used + excluded.used
 		)
-		select exists (select from inserted)`,
-		t.who.Tenant, a.text, a.collection, int32(a.field), a.value, a.record, a.generation, a.keyVersion, a.sealed, a.space).Scan(&inserted)
+		select count(*) from inserted`, t.who.Tenant, b.text, b.aliasCollection, b.aliasField, b.value, b.aliasRecord, b.generation, b.keyVersion,
+		b.sealedAs, b.spaces).Scan(&inserted)
 	return inserted, err
 }
 
-// mark inserts a record's new index entries, beyond those that it had.
-func (t *txn) mark(ctx context.Context, record ID, marks []mark, had [][]byte) error {
+// mark inserts the records' new index entries, beyond those that they had.
+func (t *txn) mark(ctx context.Context, all []*rebinding) error {
+	var records []ID
 	var fresh [][]byte
 	var sole []bool
-	for _, m := range marks {
-		if m.kind != markOwn && len(without([][]byte{m.digest}, had)) > 0 {
-			fresh, sole = append(fresh, m.digest), append(sole, m.kind == markSole)
+	for _, r := range all {
+		for _, m := range r.bound.marks {
+			if m.kind != markOwn && len(without([][]byte{m.digest}, r.row.digests)) > 0 {
+				records, fresh, sole = append(records, r.row.id), append(fresh, m.digest), append(sole, m.kind == markSole)
+			}
 		}
 	}
 	if len(fresh) == 0 {
@@ -312,10 +452,26 @@ func (t *txn) mark(ctx context.Context, record ID, marks []mark, had [][]byte) e
 	}
 	done, err := t.data.Exec(ctx, `
 		insert into privault.blind_index (tenant_id, digest, record_id, sole)
-		select $1, m.digest, $2, m.sole from unnest($3::bytea[], $4::boolean[]) as m(digest, sole) order by m.digest
-		on conflict do nothing`, t.who.Tenant, record, fresh, sole)
+		select $1, m.digest, m.record_id, m.sole from unnest($2::uuid[], $3::bytea[], $4::boolean[]) as m(record_id, digest, sole) order by m.digest
+		on conflict do nothing`, t.who.Tenant, records, fresh, sole)
 	if err == nil && done.RowsAffected() < int64(len(fresh)) {
 		return errNotUnique
 	}
+	return err
+}
+
+// leave removes the index entries and aliases that the records had and have no longer.
+func (t *txn) leave(ctx context.Context, all []*rebinding) error {
+	var records []ID
+	var left [][]byte
+	for _, r := range all {
+		for _, gone := range without(r.row.digests, digestsOf(r.bound.marks)) {
+			records, left = append(records, r.row.id), append(left, gone)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	_, _, err := t.unbindAll(ctx, records, left)
 	return err
 }

@@ -177,6 +177,9 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 			return fail(NotFound, "")
 		}
 		r.entry = t.entry
+		if r.keys, err = t.holdKeys(ctx, keys); err != nil {
+			return err
+		}
 		o, err := r.openForUpdate(ctx, t, collection, id)
 		if err != nil {
 			return err
@@ -246,9 +249,11 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 	if p.SetExpires {
 		w.expires = microseconds(p.Expires)
 	}
-	if w.bound, err = r.rebind(ctx, t, o, values, nil); err != nil {
+	moved := &rebinding{opened: o, values: values}
+	if err := r.rebind(ctx, t, []*rebinding{moved}, false); err != nil {
 		return nil, err
 	}
+	w.bound = moved.bound
 	return r.rewrite(ctx, t, o, w)
 }
 

@@ -50,8 +50,11 @@ func (v *Vault) RotateTokens(ctx context.Context, who Caller, refs []TokenRef) (
 	r.lookAhead(ctx, rows)
 	var errs []*Error
 	done := make([]Rotated, len(refs))
-	err = v.within(ctx, who, policy.RotateToken, func(t *txn) error {
+	err = v.within(ctx, who, policy.RotateToken, func(t *txn) (err error) {
 		r.entry = t.entry
+		if r.keys, err = t.holdKeys(ctx, keys); err != nil {
+			return err
+		}
 		x := &reissue{reader: r, txn: t, refs: refs, leads: leads, done: done, errs: make([]*Error, len(refs)), plans: map[ID]*plan{}, away: map[ID]error{}}
 		if err := x.run(ctx); err != nil {
 			return err
@@ -248,57 +251,83 @@ func (x *reissue) renewShared(ctx context.Context, p *plan, number uint32, locke
 	if err != nil {
 		return err
 	}
-	var current *alias
-	var old [][]byte
+	digests, err := allDigests(x.keys.alias, valueInput(p.coll.id, f.number, plain))
+	if err != nil {
+		return err
+	}
+	var old []*alias
 	for _, a := range locked {
 		if a.field != f.number || a.collection != p.coll.id {
 			continue
 		}
-		if _, err := x.keys.aliasKey(p.coll.id, f.number, plain, a.value); err == nil {
-			current, old = newest(current, a), append(old, a.text)
+		if slices.ContainsFunc(digests, func(d []byte) bool { return bytes.Equal(d, a.value) }) {
+			old = append(old, a)
 		}
 	}
-	if current == nil {
+	if len(old) == 0 {
 		return errMovedAlias
 	}
-	if renewed[string(current.value)] {
+	if renewed[string(digests[0])] {
 		return nil
 	}
-	renewed[string(current.value)] = true
+	renewed[string(digests[0])] = true
 	return x.txn.attempt(ctx, func() error {
 		// The new one has the old one's place: whoever stores the value at the same time, and saw none, must find it taken.
-		if err := x.txn.deleteAliases(ctx, old); err != nil {
+		text, spaces, err := x.renewed(ctx, p, f, plain)
+		if err != nil {
 			return err
 		}
-		return x.insertShared(ctx, p, f, plain, current.value, old)
+		if err := x.txn.deleteAliases(ctx, textsOf(old)); err != nil {
+			return err
+		}
+		return x.insertShared(ctx, p, f, plain, old, text, first(spaces))
 	})
 }
 
-func (x *reissue) insertShared(ctx context.Context, p *plan, f *field, plain, digest []byte, old [][]byte) error {
+func textsOf(all []*alias) [][]byte {
+	texts := make([][]byte, len(all))
+	for i, a := range all {
+		texts[i] = a.text
+	}
+	return texts
+}
+
+// renewed makes a text for a value, while those that are to stop are still there, and so are not free.
+func (x *reissue) renewed(ctx context.Context, p *plan, f *field, plain []byte) (text string, spaces [][]byte, err error) {
 	m := mint{keys: x.keys, coll: p.coll}
-	space, limit, err := m.space(f, plain)
+	spaces, limit, err := m.space(f, plain)
 	if err != nil {
-		return err
+		return "", nil, err
 	}
-	for range maxAttempts {
-		text, err := m.text(f, plain, 0)
+	if err := x.txn.roomIn(ctx, spaces, limit); err != nil {
+		return "", nil, err
+	}
+	text, err = x.txn.newText(ctx, &m, f, plain, 0)
+	return text, spaces, err
+}
+
+// insertShared gives a value one text in place of its old aliases. While keys change there are records that have the value's
+// digest under an older one; they find it there.
+func (x *reissue) insertShared(ctx context.Context, p *plan, f *field, plain []byte, old []*alias, text string, space []byte) error {
+	var made []alias
+	var values [][]byte
+	for _, a := range old {
+		if len(without([][]byte{a.value}, values)) == 0 {
+			continue
+		}
+		values = append(values, a.value)
+		fresh, err := x.keys.sealAlias(p.coll.id, f.number, text, plain, a.value, 1)
 		if err != nil {
 			return err
 		}
-		made, err := x.keys.sealAlias(p.coll.id, f.number, text, plain, digest, 1)
-		if err != nil {
-			return err
-		}
-		made.space = space
-		if len(without([][]byte{made.text}, old)) == 0 {
-			continue // nearly never: it is one of those that are to stop
-		}
-		inserted, err := x.txn.insertAlias(ctx, &made, limit)
-		if err != nil || inserted {
-			return err
-		}
+		fresh.space = space
+		made = append(made, fresh)
 	}
-	return &Error{Kind: Conflict, Detail: "no free token was found for a value"}
+	inserted, err := x.txn.insertAliases(ctx, made)
+	if err == nil && inserted < len(made) {
+		err = errTokensChange
+	}
+	return err
 }
 
 // deleteAliases deletes aliases of values, and frees their texts.
@@ -345,7 +374,9 @@ func (x *reissue) renewOwn(ctx context.Context, p *plan) (map[string]string, err
 	slices.Sort(w.fields)
 	w.fields = slices.Compact(w.fields)
 	err := x.txn.attempt(ctx, func() (err error) {
-		w.bound, err = x.rebind(ctx, x.txn, p.opened, values, p.renew)
+		moved := &rebinding{opened: p.opened, values: values, renew: p.renew}
+		err = x.rebind(ctx, x.txn, []*rebinding{moved}, false)
+		w.bound = moved.bound
 		return err
 	})
 	if err != nil {

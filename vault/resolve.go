@@ -33,8 +33,20 @@ func (v *Vault) resolve(ctx context.Context, keys *tenantKeys, refs []TokenRef) 
 	}
 	rows := map[ID]*row{}
 	for attempt := 0; attempt < maxAttempts && (len(texts) > 0 || attempt == 0 && len(ids) > 0); attempt++ {
-		if ids, err = v.follow(ctx, keys.tenant, texts, leads, ids); err != nil {
+		var generation int32
+		if ids, generation, err = v.follow(ctx, keys.tenant, texts, leads, ids); err != nil {
 			return nil, nil, err
+		}
+		if generation > keys.generation {
+			if keys, err = v.keyring.atLeast(keys, generation); err != nil {
+				return nil, nil, err
+			}
+			if texts, err = v.textDigests(ctx, keys, refs, aliases); err != nil {
+				return nil, nil, err
+			}
+			if ids, _, err = v.follow(ctx, keys.tenant, texts, leads, ids); err != nil {
+				return nil, nil, err
+			}
 		}
 		if len(ids) > 0 {
 			more, err := v.fetch(ctx, keys.tenant, ids)
@@ -119,10 +131,10 @@ func (v *Vault) fieldNamed(ctx context.Context, tenant ID, collection, field str
 	return nil, nil
 }
 
-// follow looks aliases up, notes where they lead, and adds the records to ids.
-func (v *Vault) follow(ctx context.Context, tenant ID, texts map[int][][]byte, leads []*lead, ids []ID) ([]ID, error) {
+// follow looks aliases up, notes where they lead, and adds the records to ids. It says which generation of keys is in force.
+func (v *Vault) follow(ctx context.Context, tenant ID, texts map[int][][]byte, leads []*lead, ids []ID) ([]ID, int32, error) {
 	if len(texts) == 0 {
-		return ids, nil
+		return ids, 0, nil
 	}
 	var a ask
 	for _, all := range texts {
@@ -130,7 +142,7 @@ func (v *Vault) follow(ctx context.Context, tenant ID, texts map[int][][]byte, l
 	}
 	found, err := v.look(ctx, tenant, a)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for i, all := range texts {
 		leads[i] = nil
@@ -142,7 +154,7 @@ func (v *Vault) follow(ctx context.Context, tenant ID, texts map[int][][]byte, l
 			}
 		}
 	}
-	return ids, nil
+	return ids, found.generation, nil
 }
 
 // follow opens the record that a token leads to, and gives the field. An alias must be what the record says that it is.

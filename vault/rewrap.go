@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// rewrapParams name a keyset.
-type rewrapParams struct {
+// keysetParams name the keyset that a job is about.
+type keysetParams struct {
 	Keyset string `json:"keyset"`
 }
 
@@ -81,7 +81,15 @@ func (v *Vault) rewrapStep(ctx context.Context, b *batch) (done int, more bool, 
 	if err := b.putWrapped(ctx, records, versions, olds, news); err != nil {
 		return 0, false, err
 	}
-	return done, done == rewrapBatch, b.leave(at)
+	if more = done == rewrapBatch; !more {
+		if err := b.rewrapHolds(ctx); err != nil {
+			return 0, false, err
+		}
+		if err := b.settle(ctx, "wrap"); err != nil {
+			return 0, false, err
+		}
+	}
+	return done, more, b.leave(at)
 }
 
 // putWrapped puts DEKs that were wrapped anew in the place of what they were, each if it is that still.
@@ -106,4 +114,39 @@ func (k *tenantKeys) rewrap(record ID, version int32, wrapped []byte) ([]byte, e
 	defer clear(raw)
 	// Past the count of uses: else a tenant with more records than a key may wrap would rotate for ever.
 	return k.wrap.(*late).AEAD.Encrypt(raw, k.dekPlace(record, version))
+}
+
+// rewrapHolds seals the references of legal holds anew under the primary key.
+func (b *batch) rewrapHolds(ctx context.Context) error {
+	rows, err := b.data.Query(ctx, `
+		select hold_id, reference from privault.holds where tenant_id = $1 and reference is not null for update`, b.who.Tenant)
+	if err != nil {
+		return err
+	}
+	type sealed struct {
+		hold      ID
+		reference []byte
+	}
+	all, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (s sealed, err error) { return s, r.Scan(&s.hold, &s.reference) })
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(s sealed) bool {
+		id, named := prefixOf(s.reference)
+		return named && id == b.ring.wrapPrimary
+	})
+	for _, s := range all {
+		plain, err := b.ring.wrap.Decrypt(s.reference, b.ring.holdPlace(s.hold))
+		if err != nil {
+			return &Error{Kind: IntegrityFailure, cause: errors.New("the reference of a hold does not open")}
+		}
+		fresh, err := b.ring.wrap.Encrypt(plain, b.ring.holdPlace(s.hold))
+		if err != nil {
+			return err
+		}
+		if _, err := b.data.Exec(ctx, `update privault.holds set reference = $3 where tenant_id = $1 and hold_id = $2`, b.who.Tenant, s.hold, fresh); err != nil {
+			return err
+		}
+	}
+	return nil
 }

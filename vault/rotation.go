@@ -18,23 +18,16 @@ import (
 )
 
 // Rotation. A keyset gets a new key, which is primary at once; what the old ones made goes on opening. Other replicas notice when they
-// meet something made under a key that they don't know: then they read the keyset again and open it with the root key
-// that they hold, which asks the database, as the read at hand does anyway, and not the KMS. Making the key primary only
-// once every replica must have it would need a bound on all their cache lives, and twice that long to wait.
+// meet something made under a key that they don't know (late.go), or, where they would only not find it, by the tenant's
+// generation (generation.go): then they read the keyset again and open it with the root key that they hold, which asks the
+// database, as the read at hand does anyway, and not the KMS. Making the key primary only once every replica must have it
+// would need a bound on all their cache lives, and twice that long to wait.
 
-// rotating says what becomes of what the old keys of a keyset made. A keyset without a line can't be rotated yet.
-var rotating = map[string]struct{ job string }{
-	rootName: {},                   // the keysets are sealed anew in the same transaction
-	"wrap":   {job: "rewrap-wrap"}, // each DEK is wrapped anew
-	"token":  {},                   // tokens that were handed out go on resolving
-}
-
-// unrotated says why a keyset can't be rotated.
-var unrotated = map[string]string{
-	"pseudonym": "subjects and idempotency keys are found by digests under it, which can't be made anew without the references themselves",
-	"index":     "values are found by digests under it, and there is no job yet that makes them anew",
-	"alias":     "aliases are found by digests under it, and there is no job yet that makes them anew",
-	"fpe":       "format-preserving tokens are made with it, and there is no job yet that issues them anew",
+// remaking are the jobs that make anew what the old keys of a keyset made. What has no line needs none: keysets are sealed
+// under a new root key in the same transaction; tokens that were handed out, and API keys, go on under the keys that they
+// were made with.
+var remaking = map[string]string{
+	"wrap": "rewrap-wrap", "index": redigestJob, "alias": redigestJob, "fpe": redigestJob, "pseudonym": redigestJob,
 }
 
 const rootName = "root"
@@ -64,15 +57,8 @@ func (v *Vault) rotate(ctx context.Context, who Caller, name string, to *kek) (d
 		return done, v.refuseUnopened(ctx, who, policy.ManageKeys, err)
 	}
 	err = v.within(ctx, who, policy.ManageKeys, func(t *txn) error {
-		if !slices.ContainsFunc(purposes, func(p struct{ name, purpose, algorithm string }) bool { return p.name == name }) {
-			return fail(NotFound, "")
-		}
-		if err := t.entry.require(policy.ManageKeys); err != nil {
+		if err := t.requireKey(name); err != nil {
 			return err
-		}
-		t.entry.Resources = append(t.entry.Resources, resource{Key: name})
-		if why, refused := unrotated[name]; refused {
-			return fail(Conflict, "the key %s can't be rotated: %s", name, why)
 		}
 		if fresh != nil {
 			done, err = v.rotateRoot(ctx, t, keys, fresh)
@@ -87,6 +73,18 @@ func (v *Vault) rotate(ctx context.Context, who Caller, name string, to *kek) (d
 	return done, err
 }
 
+// requireKey decides on a change of one key.
+func (t *txn) requireKey(name string) error {
+	if _, have := keysetsOf(t.who.Tenant)[name]; !have && name != rootName {
+		return fail(NotFound, "")
+	}
+	if err := t.entry.require(policy.ManageKeys); err != nil {
+		return err
+	}
+	t.entry.Resources = append(t.entry.Resources, resource{Key: name})
+	return nil
+}
+
 // rotateKeyset adds a key to a keyset and makes it primary.
 func (v *Vault) rotateKeyset(ctx context.Context, t *txn, keys *tenantKeys, name string) (Rotation, error) {
 	sets, root, err := v.keyring.open(ctx, t.keys, keys)
@@ -96,7 +94,7 @@ func (v *Vault) rotateKeyset(ctx context.Context, t *txn, keys *tenantKeys, name
 	defer clear(root)
 	set := sets[name]
 	manager := keyset.NewManagerFromHandle(set.handle)
-	id, err := manager.Add(tenantKeysets[name]())
+	id, err := manager.Add(keysetsOf(t.who.Tenant)[name]())
 	if err == nil {
 		err = manager.SetPrimary(id)
 	}
@@ -118,10 +116,21 @@ func (v *Vault) rotateKeyset(ctx context.Context, t *txn, keys *tenantKeys, name
 	if err := t.insertKeyVersion(ctx, name, id, done.Version); err != nil {
 		return done, err
 	}
-	if job := rotating[name].job; job != "" {
-		done.Job, err = t.enqueue(ctx, job, rewrapParams{name})
+	if job := remaking[name]; job != "" {
+		if done.Job, err = t.enqueue(ctx, job, keysetParams{name}); err != nil {
+			return done, err
+		}
 	}
-	return done, err
+	return done, raiseGeneration(ctx, t.data, t.who.Tenant, 1+generationOf(versionsOf(sets)))
+}
+
+// versionsOf are the newest version of each keyset.
+func versionsOf(sets map[string]*keysetRow) map[string]int {
+	versions := map[string]int{}
+	for name, set := range sets {
+		versions[name] = set.handle.Len()
+	}
+	return versions
 }
 
 // rotateRoot seals the keysets anew, under a root key that the KMS has just wrapped.
@@ -304,6 +313,11 @@ func (v *Vault) rotateDueOf(ctx context.Context, who Caller) error {
 
 // operatorRole is the built-in role of who runs keys.
 const operatorRole = "operator"
+
+// DeploymentOperator is the caller that stands for whoever works on the machine itself, for the deployment's own keys.
+func DeploymentOperator() Caller {
+	return Caller{Tenant: deploymentTenant, Roles: []string{operatorRole}}
+}
 
 // Operator is the caller that stands for whoever works on the machine itself, for one tenant, with the role that runs keys.
 func (v *Vault) Operator(ctx context.Context, tenant string) (who Caller, err error) {

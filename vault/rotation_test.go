@@ -182,12 +182,11 @@ func TestTwoRotationsAtOnceLoseNoKey(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeRotatedSaysWhy(t *testing.T) {
+func TestWhoRotatesWhat(t *testing.T) {
 	t.Parallel()
 	b := vaulttest.New(t)
 	who := b.Tenant()
 	for name, want := range map[string]vault.Kind{
-		"pseudonym": vault.Conflict, "index": vault.Conflict, "alias": vault.Conflict, "fpe": vault.Conflict,
 		"credential": vault.NotFound, "": vault.NotFound, "Wrap": vault.NotFound,
 	} {
 		if _, err := b.RotateKey(t.Context(), who, name); vault.AsError(err).Kind != want {

@@ -89,12 +89,21 @@ func (v *Vault) search(ctx context.Context, e *entry, s Search) ([]Match, string
 	if err := keys.spendOnTerms(ctx, e.who, coll, terms); err != nil {
 		return nil, "", err
 	}
-	list := "search\x00" + coll.Name + "\x00" + string(terms[0].digests[0])
+	list := "search\x00" + coll.Name + "\x00" + s.Terms[0].Field + "\x00" + terms[0].index.name + "\x00" + string(terms[0].derived)
 	after, err := keys.openCursor(list, s.Cursor)
 	if err != nil {
 		return nil, "", err
 	}
-	ids, err := v.searchIDs(ctx, e.who.Tenant, coll.id, terms, after, s.Limit+1)
+	ids, generation, err := v.searchIDs(ctx, e.who.Tenant, coll.id, terms, after, s.Limit+1)
+	if err == nil && generation > keys.generation {
+		if keys, err = v.keyring.atLeast(keys, generation); err != nil {
+			return nil, "", err
+		}
+		if terms, err = keys.seek(coll, s); err != nil {
+			return nil, "", err
+		}
+		ids, _, err = v.searchIDs(ctx, e.who.Tenant, coll.id, terms, after, s.Limit+1)
+	}
 	if err != nil {
 		return nil, "", err
 	}
@@ -150,9 +159,9 @@ func (k *tenantKeys) seek(coll *Collection, s Search) ([]sought, error) {
 	return terms, nil
 }
 
-// searchIDs finds the records that all terms hold for. The first term leads, in the order of its index, so a page costs
+// searchIDs finds the records that all terms hold for, and the generation of keys in force then. The first term leads, in the order of its index, so a page costs
 // what it holds, however many records the term finds; terms that refuse most of them cost more.
-func (v *Vault) searchIDs(ctx context.Context, tenant, collection ID, terms []sought, after string, limit int) (ids []ID, err error) {
+func (v *Vault) searchIDs(ctx context.Context, tenant, collection ID, terms []sought, after string, limit int) (ids []ID, generation int32, err error) {
 	var from ID
 	copy(from[:], after)
 	var digests [][]byte
@@ -167,7 +176,7 @@ func (v *Vault) searchIDs(ctx context.Context, tenant, collection ID, terms []so
 			digests, term = append(digests, d), append(term, int32(i))
 		}
 	}
-	_, err = v.look(ctx, tenant, ask{query: func(b *pgx.Batch) {
+	found, err := v.look(ctx, tenant, ask{query: func(b *pgx.Batch) {
 		b.Queue(`
 			select distinct m.record_id from unnest($2::bytea[]) as first(digest) cross join lateral (
 				select i.record_id from privault.blind_index i
@@ -183,7 +192,10 @@ func (v *Vault) searchIDs(ctx context.Context, tenant, collection ID, terms []so
 			return err
 		})
 	}})
-	return ids, err
+	if err != nil {
+		return nil, 0, err // the trip may be under way still
+	}
+	return ids, found.generation, nil
 }
 
 // matches reads what was found and compares the values themselves: an index row that somebody planted, or whose record has

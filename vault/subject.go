@@ -31,27 +31,121 @@ func checkSubject(subject, at string) error {
 	return nil
 }
 
-// subjectDigest is what a subject is found by.
-func (k *tenantKeys) subjectDigest(reference string) ([]byte, error) {
-	return digest(k.pseudonym, "subject", reference)
+// subjectDigests are what a subject is found by: digests of the reference under every key, the primary one first.
+type subjectDigests struct{ all [][]byte }
+
+// subject makes them.
+func (k *tenantKeys) subject(reference string) (*subjectDigests, error) {
+	all, err := allDigests(k.pseudonym, textOf("subject", reference))
+	return &subjectDigests{all}, err
 }
+
+// primary is the digest that a new subject gets; nil for nobody.
+func (s *subjectDigests) primary() []byte {
+	if s == nil {
+		return nil
+	}
+	return s.all[0]
+}
+
+// newSubjects are the subjects of a group of changes, as columns.
+type newSubjects struct {
+	digests    [][]byte
+	generation []int32 // of the keys that the digest was made with
+	ids        []ID    // for those that are new
+
+	was, is [][]byte // digests under older keys, and what they become
+}
+
+func (n *newSubjects) gather(changes []*change) error {
+	generation := map[string]int32{}
+	for _, c := range changes {
+		for i := range c.records {
+			s := c.records[i].subject
+			if s == nil {
+				continue
+			}
+			is := s.primary()
+			if _, have := generation[string(is)]; !have {
+				n.digests = append(n.digests, is)
+				n.supersede(s)
+			}
+			generation[string(is)] = max(generation[string(is)], c.schema.generation)
+		}
+	}
+	// In one order, so that two groups that bring the same new subjects wait for each other and don't deadlock.
+	slices.SortFunc(n.digests, slices.Compare)
+	for _, d := range n.digests {
+		id, err := newID()
+		if err != nil {
+			return err
+		}
+		n.ids, n.generation = append(n.ids, id), append(n.generation, generation[string(d)])
+	}
+	return nil
+}
+
+// supersede notes what the digests of a subject under older keys become.
+func (n *newSubjects) supersede(s *subjectDigests) {
+	for _, was := range s.all[1:] {
+		n.was, n.is = append(n.was, was), append(n.is, s.primary())
+	}
+}
+
+// queueMoves brings subjects, and the erasures of those who were erased, under the primary key.
+func (n *newSubjects) queueMoves(b *pgx.Batch, tenant ID) {
+	if len(n.was) > 0 {
+		b.Queue(moveSubjects, tenant, n.was, n.is)
+		b.Queue(moveErasures, tenant, n.was, n.is)
+	}
+}
+
+func (n *newSubjects) queue(b *pgx.Batch, tenant ID, now time.Time) {
+	n.queueMoves(b, tenant)
+	if len(n.digests) > 0 {
+		b.Queue(insertSubjects, tenant, n.digests, n.ids, now, n.generation)
+	}
+}
+
+const (
+	moveSubjects = `
+	update privault.subjects s set digest = m.is_now from unnest($2::bytea[], $3::bytea[]) as m(was, is_now)
+	where s.tenant_id = $1 and s.digest = m.was
+		and not exists (select from privault.subjects o where o.tenant_id = $1 and o.digest = m.is_now)`
+	moveErasures = `
+	update privault.erasures e set digest = m.is_now from unnest($2::bytea[], $3::bytea[]) as m(was, is_now)
+	where e.tenant_id = $1 and e.digest = m.was`
+)
+
+// A subject that is there is locked and not changed (a conflict's action locks its row even where its condition fails):
+// whoever erases the person waits for this commit, and this one for whoever is at it, and then makes the person anew.
+// Who doesn't know the newest keys makes none: the person may be there under one of them.
+const insertSubjects = `
+	insert into privault.subjects (tenant_id, digest, subject_id, created_at)
+	select $1, s.digest, s.subject_id, $4 from unnest($2::bytea[], $3::uuid[], $5::int[]) as s(digest, subject_id, generation)
+	where s.generation >= coalesce((select g.generation from privault.key_generations g where g.tenant_id = $1), 0)
+	on conflict (tenant_id, digest) do update set created_at = excluded.created_at where false`
 
 // ensureSubject gives a subject's id, which it makes if there is none yet, and locks the subject against erasure until the
 // transaction ends.
 func (t *txn) ensureSubject(ctx context.Context, keys *tenantKeys, reference string) (id ID, err error) {
-	sum, err := keys.subjectDigest(reference)
+	if keys, err = t.holdKeys(ctx, keys); err != nil {
+		return id, err
+	}
+	s, err := keys.subject(reference)
 	if err != nil {
 		return id, err
 	}
-	if id, err = newID(); err != nil {
+	c := &change{schema: schemaRef{generation: keys.generation}, records: []newRecord{{subject: s}}}
+	var n newSubjects
+	if err := n.gather([]*change{c}); err != nil {
 		return id, err
 	}
-	if _, err = t.data.Exec(ctx, insertSubjects, t.who.Tenant, [][]byte{sum}, []ID{id}, t.now); err != nil {
-		return id, err
-	}
-	err = t.data.QueryRow(ctx, `
-		select subject_id from privault.subjects where tenant_id = $1 and digest = $2`, t.who.Tenant, sum).Scan(&id)
-	return id, err
+	b := &pgx.Batch{}
+	n.queue(b, t.who.Tenant, t.now)
+	b.Queue(`select subject_id from privault.subjects where tenant_id = $1 and digest = $2`, t.who.Tenant, s.primary()).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&id) })
+	return id, t.data.SendBatch(ctx, b).Close()
 }
 
 // SubjectMap is what is held of a person: where, how much, and under which tokens. It holds no value.
@@ -122,12 +216,29 @@ type subject struct {
 	created time.Time
 }
 
+// subjectDigest is what a subject is found by, if it is there: whatever was found under an older key is so no longer.
+func (t *txn) subjectDigest(ctx context.Context, keys *tenantKeys, reference string) ([]byte, error) {
+	keys, err := t.holdKeys(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	s, err := keys.subject(reference)
+	if err != nil {
+		return nil, err
+	}
+	var n newSubjects
+	n.supersede(s)
+	b := &pgx.Batch{}
+	n.queueMoves(b, t.who.Tenant)
+	return s.primary(), t.data.SendBatch(ctx, b).Close()
+}
+
 // knownSubject finds a subject; who was erased, or never was there, is not found.
 func (t *txn) knownSubject(ctx context.Context, keys *tenantKeys, reference string) (s subject, err error) {
 	if checkSubject(reference, "") != nil {
 		return s, fail(NotFound, "")
 	}
-	sum, err := keys.subjectDigest(reference)
+	sum, err := t.subjectDigest(ctx, keys, reference)
 	if err != nil {
 		return s, err
 	}

@@ -304,6 +304,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app privault.holds INSERT SELECT UPDATE",
 		"privault_app privault.idempotency_keys DELETE INSERT SELECT UPDATE",
 		"privault_app privault.jobs DELETE INSERT SELECT UPDATE",
+		"privault_app privault.key_generations INSERT SELECT UPDATE",
 		"privault_app privault.policies INSERT SELECT",
 		"privault_app privault.principals INSERT SELECT UPDATE",
 		"privault_app privault.purposes DELETE INSERT SELECT UPDATE",
@@ -321,7 +322,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app river.river_queue DELETE INSERT SELECT UPDATE",
 		"privault_keystore keystore.data_keys DELETE INSERT SELECT UPDATE",
 		"privault_keystore keystore.key_uses INSERT SELECT UPDATE",
-		"privault_keystore keystore.key_versions INSERT SELECT",
+		"privault_keystore keystore.key_versions INSERT SELECT UPDATE",
 		"privault_keystore keystore.tenant_keys INSERT SELECT UPDATE",
 		"privault_keystore keystore.tenant_roots INSERT SELECT UPDATE",
 	}

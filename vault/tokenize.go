@@ -50,7 +50,7 @@ type Tokenized struct {
 // refused don't keep the others from being stored, unless the batch is atomic. Once it returns, what it reports as
 // stored is durable.
 func (v *Vault) Tokenize(ctx context.Context, who Caller, b Batch) ([]Tokenized, error) {
-	release, err := v.hold(ctx, who, &b)
+	release, err := v.hold(who, &b)
 	if err != nil {
 		return nil, v.refuseUnopened(ctx, who, policy.Tokenize, err)
 	}
@@ -118,6 +118,11 @@ func (v *Vault) tokenize(ctx context.Context, who Caller, b Batch, fresh bool) (
 		e.forgetRecords()
 		return done, v.refuse(ctx, e, err)
 	}
+	if c.claim != nil && c.claim.rotated {
+		if given, failed := v.replay(ctx, who, b); given != nil || failed != nil {
+			return given, failed
+		}
+	}
 	err = v.commit(ctx, c)
 	switch {
 	case err == nil:
@@ -155,7 +160,11 @@ func (r *resource) wrote(records []newRecord) {
 
 // prepare decides, validates and seals: what the batch wants committed, and its answer once it is.
 func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*change, []Tokenized, error) {
-	keys, err := v.keyring.of(ctx, e.who.Tenant)
+	ring := v.keyring.of
+	if fresh {
+		ring = v.keyring.inForce
+	}
+	keys, err := ring(ctx, e.who.Tenant)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -169,7 +178,7 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	if err := checkBatch(len(b.Items)); err != nil {
 		return nil, nil, err
 	}
-	c := &change{entry: e, schema: schemaRef{coll.id, coll.Version}, records: make([]newRecord, 0, len(b.Items))}
+	c := &change{entry: e, schema: schemaRef{coll.id, coll.Version, keys.generation}, records: make([]newRecord, 0, len(b.Items))}
 	done := make([]Tokenized, len(b.Items))
 	s := sealer{keys: keys, coll: coll, now: v.now()}
 	drafts, err := s.drafts(e, b.Items)
@@ -220,7 +229,7 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 		return &change{entry: e}, done, nil
 	}
 	if b.Claim != nil {
-		if c.claim, err = b.Claim.claim(keys, done); err != nil {
+		if c.claim, err = b.Claim.claim(keys, e.who, done); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -306,7 +315,7 @@ func (s *sealer) seal(d *draft) (newRecord, map[string]string, error) {
 	var err error
 	if d.item.Subject != "" {
 		values = append([]value{{number: subjectField, plain: []byte(d.item.Subject)}}, values...)
-		if r.subject, err = s.keys.subjectDigest(d.item.Subject); err != nil {
+		if r.subject, err = s.keys.subject(d.item.Subject); err != nil {
 			return r, nil, err
 		}
 	}

@@ -41,6 +41,15 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 	defineFields(t, s.Bench, s.who, "people", map[string]vault.FieldDefinition{"name": {Type: "string", Index: []string{"exact"}}, "email": {Type: "email"},
 		"phone": strategy("phone", "deterministic")})
 	s.Collection(s.who, "empty", map[string]string{"name": "string"})
+	for _, name := range []string{"alias", "index"} { // before anything is made with them, so that nothing needs their first versions
+		if _, err := s.RotateKey(ctx, s.who, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vaulttest.ExecURL(t, s.KeysURL, `update keystore.key_versions set settled_at = created_at`)
+	if err := s.RetireKey(ctx, s.who, "index", 1); err != nil {
+		t.Fatal(err)
+	}
 	s.record = s.MustTokenize(s.who, "people", map[string]string{"name": "Jane Roe", "email": "jane@example.com", "phone": "+44 20 7183 8750"})
 	s.Exec(`insert into privault.alias_spaces select tenant_id, digest, 1 from privault.blind_index`)
 	var err error
@@ -323,9 +332,15 @@ func operations() []operation {
 				_, err := s.Keys(ctx, who)
 				return err
 			}},
-		{name: "RotateKey", action: policy.ManageKeys, problem: vault.Conflict,
+		{name: "RotateKey", action: policy.ManageKeys, problem: vault.NotFound,
 			do:   func(s *scene, who vault.Caller) error { _, err := s.RotateKey(ctx, who, "wrap"); return err },
-			fail: func(s *scene, who vault.Caller) error { _, err := s.RotateKey(ctx, who, "pseudonym"); return err }},
+			fail: func(s *scene, who vault.Caller) error { _, err := s.RotateKey(ctx, who, "wrong"); return err }},
+		{name: "RetireKey", action: policy.ManageKeys, problem: vault.Conflict,
+			do:   func(s *scene, who vault.Caller) error { return s.RetireKey(ctx, who, "alias", 1) },
+			fail: func(s *scene, who vault.Caller) error { return s.RetireKey(ctx, who, "root", 1) }},
+		{name: "DestroyKey", action: policy.ManageKeys, problem: vault.Conflict,
+			do:   func(s *scene, who vault.Caller) error { return s.DestroyKey(ctx, who, "index", 1) },
+			fail: func(s *scene, who vault.Caller) error { return s.DestroyKey(ctx, who, "wrap", 1) }},
 		{name: "Job", action: policy.ReadJobs, problem: vault.NotFound,
 			do:   func(s *scene, who vault.Caller) error { _, err := s.Job(ctx, who, s.job); return err },
 			fail: func(s *scene, who vault.Caller) error { _, err := s.Job(ctx, who, "job_x"); return err }},

@@ -16,11 +16,13 @@ import (
 )
 
 type keysCmd struct {
-	Create keysCreateCmd `cmd:"" help:"Make a local key-encryption key: a Tink keyset in a file, sealed to a key file or to a passphrase."`
-	List   keysListCmd   `cmd:"" help:"Show a tenant's keys: versions, ages, uses."`
-	Rotate keysRotateCmd `cmd:"" help:"Give a tenant's key a new version; what the old one made goes on opening."`
-	Move   keysMoveCmd   `cmd:"" help:"Put a tenant's keys, or all that hang on the deployment's KMS key, under another KMS key."`
-	Check  keysCheckCmd  `cmd:"" help:"Prove that a key-encryption key does what a vault needs, and say which permission is missing."`
+	Create  keysCreateCmd  `cmd:"" help:"Make a local key-encryption key: a Tink keyset in a file, sealed to a key file or to a passphrase."`
+	List    keysListCmd    `cmd:"" help:"Show a tenant's keys: versions, ages, uses."`
+	Rotate  keysRotateCmd  `cmd:"" help:"Give a tenant's key a new version; what the old one made goes on opening."`
+	Retire  keysRetireCmd  `cmd:"" help:"Take an old version of a key out of use, if nothing needs it any more."`
+	Destroy keysDestroyCmd `cmd:"" help:"Destroy a retired version of a key."`
+	Move    keysMoveCmd    `cmd:"" help:"Put a tenant's keys, or all that hang on the deployment's KMS key, under another KMS key."`
+	Check   keysCheckCmd   `cmd:"" help:"Prove that a key-encryption key does what a vault needs, and say which permission is missing."`
 }
 
 type keysCreateCmd struct {

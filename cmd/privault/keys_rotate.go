@@ -12,11 +12,12 @@ import (
 	"github.com/privault/privault/vault"
 )
 
-// operating is which tenant's keys are worked on, by whoever has the database and the KMS at hand.
+// operating is whose keys are worked on, by whoever has the database and the KMS at hand.
 type operating struct {
-	Tenant   string `required:"" placeholder:"NAME" help:"Whose keys."`
-	Database `embed:""`
-	Keys     `embed:""`
+	Tenant     string `xor:"whose" required:"" placeholder:"NAME" help:"Whose keys."`
+	Deployment bool   `xor:"whose" required:"" help:"The deployment's own keys, which API keys are checked by, and not a tenant's."`
+	Database   `embed:""`
+	Keys       `embed:""`
 }
 
 // open opens the vault, and gives the caller who stands for the operator.
@@ -24,6 +25,9 @@ func (o *operating) open(ctx context.Context) (*vault.Vault, vault.Caller, error
 	v, err := openOperating(ctx, o.Database, o.Keys)
 	if err != nil {
 		return nil, vault.Caller{}, err
+	}
+	if o.Deployment {
+		return v, vault.DeploymentOperator(), nil
 	}
 	who, err := v.Operator(ctx, o.Tenant)
 	if err != nil {
@@ -82,7 +86,7 @@ func (k *keysListCmd) Run(ctx context.Context) error {
 }
 
 type keysRotateCmd struct {
-	Name      string `arg:"" help:"The key, as privault keys list names it: root, wrap or token."`
+	Name      string `arg:"" help:"The key, as privault keys list names it."`
 	Wait      bool   `help:"Wait for the job that brings what exists under the new version, and show how far it is. The servers do the work."`
 	operating `embed:""`
 }
@@ -146,6 +150,34 @@ func (k *keysMoveCmd) Run(ctx context.Context) error {
 	}
 	return tellRotation(ctx, v, who, done, k.Wait)
 }
+
+// keyVersion is one version of a key.
+type keyVersion struct {
+	Name      string `arg:"" help:"The key, as privault keys list names it."`
+	Version   int    `arg:"" help:"The version: an old one."`
+	operating `embed:""`
+}
+
+func (k *keyVersion) end(ctx context.Context, end func(*vault.Vault, context.Context, vault.Caller, string, int) error) error {
+	v, who, err := k.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	return end(v, ctx, who, k.Name, k.Version)
+}
+
+type keysRetireCmd struct {
+	keyVersion `embed:""`
+}
+
+func (k *keysRetireCmd) Run(ctx context.Context) error { return k.end(ctx, (*vault.Vault).RetireKey) }
+
+type keysDestroyCmd struct {
+	keyVersion `embed:""`
+}
+
+func (k *keysDestroyCmd) Run(ctx context.Context) error { return k.end(ctx, (*vault.Vault).DestroyKey) }
 
 // follow shows how far a job is until it ends.
 func follow(ctx context.Context, v *vault.Vault, who vault.Caller, id string) error {
