@@ -230,3 +230,27 @@ func TestKeysAreListedAndRotatedFromTheCommandLine(t *testing.T) {
 	run1(t, env, "keys", "rotate", "pseudonym", "--tenant", "dev").want(t, exitFailed)
 	run1(t, env, "keys", "list", "--tenant", "nobody").want(t, exitFailed)
 }
+
+func TestDoctorSaysWhatIndexesTell(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, t.TempDir(), "--no-sample")
+	c := d.caller()
+	c.want(t, http.StatusCreated, http.MethodPut, "/v1/collections/people", `{"fields":{"colour":{"type":"string","index":["exact"]}}}`, nil)
+	items := slices.Repeat([]string{`{"fields":{"colour":"red"}}`, `{"fields":{"colour":"green"}}`, `{"fields":{"colour":"green"}}`}, 100)
+	c.want(t, http.StatusOK, http.MethodPost, "/v1/tokenize", `{"collection":"people","items":[`+strings.Join(items, ",")+`]}`, nil)
+	env := []string{"PRIVAULT_DATABASE_URL=" + d.DatabaseURL, "PRIVAULT_KMS=local://" + d.file("kms.keyset") + "?key-file=" + d.file("kms.key")}
+	got := run1(t, env, "doctor").want(t, exitFailed) // the development database's owner is bound by nothing
+	words := strings.Join(strings.Fields(got.out), " ")
+	for _, want := range []string{"ok ready", "ok clock", "fault database the database role", "warning dev.people.colour.exact 300 2 200 100.0 % 0.9 bit there are 2 values"} {
+		if !strings.Contains(words, want) {
+			t.Errorf("it doesn't say %q: %s", want, got.out)
+		}
+	}
+	if strings.Contains(got.out, "green") {
+		t.Error("it names a value")
+	}
+	if got := run1(t, env, "doctor", "--no-open").want(t, exitFailed); strings.Contains(got.out, "colour") {
+		t.Errorf("without opening anything it says %s", got.out)
+	}
+	run1(t, env, "doctor", "--tenant", "nobody").want(t, exitFailed)
+}

@@ -54,6 +54,7 @@ const (
 	CreateTenant     Action = "tenant.create" // by the deployment's operator, on the machine itself; no role has it
 	Sweep            Action = "sweep"         // likewise
 	Work             Action = "job.work"      // likewise: a batch of a job, which was decided on when it was enqueued
+	InspectIndexes   Action = "index.inspect" // likewise: what an index tells whoever reads the database
 
 	// IntroducePrincipal notes whom a configured authority vouches for; UseKey is refused where a key may not be used,
 	// or no longer; RefuseCall is what a call comes to that ends before its own action; ShipAudit is that the operator copies
@@ -125,6 +126,7 @@ var actions = []struct {
 	{CreateTenant, onVault, machine},
 	{Sweep, onVault, machine},
 	{Work, onVault, machine},
+	{InspectIndexes, onVault, machine},
 }
 
 // Actions are the names of all actions that a policy can grant.

@@ -53,10 +53,11 @@ certificate.read   .      .               .                      .              
 tenant.create      .      .               .                      .               .         .           .        .         .          .
 sweep              .      .               .                      .               .         .           .        .         .          .
 job.work           .      .               .                      .               .         .           .        .         .          .
+index.inspect      .      .               .                      .               .         .           .        .         .          .
 `
 
 // everyAction are the actions that a policy can grant, and those that none can.
-var everyAction = append(policy.Actions(), policy.CreateTenant, policy.Sweep, policy.Work)
+var everyAction = append(policy.Actions(), policy.CreateTenant, policy.Sweep, policy.Work, policy.InspectIndexes)
 
 func ask(action policy.Action, view policy.View, roles ...string) policy.Question {
 	return policy.Question{Principal: policy.Principal{ID: "prn_1", Roles: roles}, Action: action, View: view,
