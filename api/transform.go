@@ -14,7 +14,7 @@ import (
 type transform struct {
 	Name string `json:"name"`
 	vault.TransformDefinition
-	KeyVersion int32  `json:"key_version"`
+	KeyVersion int32  `json:"key_version,omitempty"` // none of a mask
 	Created    string `json:"created_at"`
 }
 
@@ -102,7 +102,9 @@ func (s *Server) transform(c echo.Context, do func(context.Context, vault.Caller
 		}
 		a.number("status", http.StatusOK)
 		a.text("value", string(done[i].Value.Reveal()))
-		a.number("key_version", int(done[i].KeyVersion))
+		if done[i].KeyVersion != 0 { // a mask has none
+			a.number("key_version", int(done[i].KeyVersion))
+		}
 		return http.StatusOK
 	})
 }

@@ -167,3 +167,19 @@ func TestABatchOfATransform(t *testing.T) {
 		}
 	}
 }
+
+func TestATransformMasks(t *testing.T) {
+	t.Parallel()
+	c := serve(t).tenant()
+	made := c.send(t, "PUT", "/v1/transforms/shown", `{"type":"pan","mask":{"reveal_first":6,"reveal_last":4}}`).want(t, 201)
+	if strings.Contains(string(made.body), "key_version") {
+		t.Errorf("a mask has a key: %s", made.body)
+	}
+	a := c.send(t, "POST", "/v1/transforms/shown/encode", `{"items":[{"value":"4111 1111 1111 1111"},{"value":"4111"}]}`).want(t, 207)
+	if items := a.items(t); string(items[0].Value) != `"411111******1111"` || items[1].Error.Errors[0].Pointer != "/items/1/value" {
+		t.Errorf("got %s", a.body)
+	}
+	c.send(t, "POST", "/v1/transforms/shown/decode", `{"items":[{"value":"411111******1111"}]}`).refused(t, 422, "validation-failed")
+	c.send(t, "GET", "/v1/transforms/shown", "").want(t, 200)
+	c.send(t, "GET", "/v1/transforms", "").want(t, 200)
+}

@@ -7,23 +7,33 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/privault/privault/vault/datatype"
 	"github.com/privault/privault/vault/fpe"
 	"github.com/privault/privault/vault/policy"
 	"github.com/privault/privault/vault/shape"
 )
 
-// A transform is FF1 under a name: values in, tokens of the same shape out, and back, and nothing stored. So nothing
+// A transform is FF1 under a name: values in, tokens of the same shape out, and back, and nothing stored. Or it masks. So nothing
 // can be erased either: a token can be decoded for as long as the tenant's `fpe` key of its version and the transform are there.
 // Whoever needs erasure uses a collection.
 
 // TransformDefinition is a transform as its owner writes it.
 type TransformDefinition struct {
 	shape.Options
+
+	// A mask in place of FF1: of values of this type, with this mask, or the type's own. Nothing brings the value back.
+	Type      string                   `json:"type,omitempty"`
+	Pattern   string                   `json:"pattern,omitempty"`   // of the type custom
+	Normalise []string                 `json:"normalise,omitempty"` // likewise
+	Mask      *datatype.MaskDefinition `json:"mask,omitempty"`
+
 	// Erasable is a wish that no transform can grant: true is refused with NotErasable.
 	Erasable bool `json:"erasable,omitempty"`
 }
@@ -36,7 +46,9 @@ type Transform struct {
 	Created    time.Time
 
 	id    ID
-	shape *shape.Shape
+	shape *shape.Shape // nil: it masks
+	typ   datatype.Type
+	mask  datatype.Mask
 }
 
 // adopt reads the stored form of a definition.
@@ -54,6 +66,9 @@ func (t *Transform) check() error {
 		return &Error{Kind: NotErasable, Fields: []FieldError{{"/erasable", "not-erasable"}},
 			Detail: "a transform stores nothing, so what it encoded can't be erased; use a collection, whose records can"}
 	}
+	if d.Type != "" || d.Pattern != "" || len(d.Normalise) > 0 || d.Mask != nil {
+		return t.checkMask()
+	}
 	d.Reversible = true
 	s, err := shape.New(d.Options)
 	if err != nil {
@@ -61,6 +76,27 @@ func (t *Transform) check() error {
 	}
 	t.shape, d.Options = s, s.Options()
 	return nil
+}
+
+// checkMask makes the mask.
+func (t *Transform) checkMask() error {
+	d := &t.Definition
+	var faults faults
+	if d.Options != (shape.Options{}) {
+		faults.add("/type", "exclusive", "a transform masks values of a type, or encodes characters into others of a shape")
+	}
+	if slices.Contains(shapeless, d.Type) || d.Type == "bytes" {
+		faults.add("/type", "not-applicable", "values of the types "+list(shapeless)+" and bytes are no text to mask")
+	}
+	f := FieldDefinition{Type: d.Type, Pattern: d.Pattern, Normalise: d.Normalise, Mask: d.Mask}
+	f.checkType("", faults.add)
+	if err := faults.err(); err != nil {
+		return err
+	}
+	d.Normalise = f.Normalise
+	var err error
+	t.typ, t.mask, err = f.recall()
+	return err
 }
 
 // faultIn gives a fault of package shape as an Error: of an option, or of the value that the pointer leads to.
@@ -104,7 +140,7 @@ func (v *Vault) PutTransform(ctx context.Context, who Caller, name string, d Tra
 			return t.insertTransform(ctx, made)
 		case err != nil:
 			return err
-		case before.Definition != made.Definition:
+		case !reflect.DeepEqual(before.Definition, made.Definition):
 			return fail(Conflict, "a transform never changes: its tokens would decode to something else; make another, or delete this one")
 		}
 		made = before
@@ -113,8 +149,16 @@ func (v *Vault) PutTransform(ctx context.Context, who Caller, name string, d Tra
 	if err != nil {
 		return nil, false, err
 	}
-	made.KeyVersion = keys.fpe.current()
+	made.KeyVersion = made.version(keys)
 	return made, created, nil
+}
+
+// version is that of the keys that the transform encodes with; 0: with none.
+func (t *Transform) version(keys *tenantKeys) int32 {
+	if t.shape == nil {
+		return 0
+	}
+	return keys.fpe.current()
 }
 
 func (t *txn) insertTransform(ctx context.Context, made *Transform) (err error) {
@@ -164,7 +208,7 @@ func (v *Vault) GetTransform(ctx context.Context, who Caller, name string) (foun
 			return orNotFound(err)
 		}
 		t.entry.Resources = []resource{{Transform: name}}
-		found.KeyVersion = keys.fpe.current()
+		found.KeyVersion = found.version(keys)
 		return t.entry.require(policy.ReadTransform)
 	})
 	return found, err
@@ -200,7 +244,7 @@ func (v *Vault) ListTransforms(ctx context.Context, who Caller, cursor string, l
 			return err
 		}
 		for _, each := range page {
-			each.KeyVersion = keys.fpe.current()
+			each.KeyVersion = each.version(keys)
 		}
 		if len(page) <= limit {
 			return nil
@@ -284,6 +328,9 @@ func (v *Vault) transformAll(ctx context.Context, e *entry, action policy.Action
 	if err := checkBatch(len(items)); err != nil {
 		return nil, err
 	}
+	if found.shape == nil && action == policy.Decode {
+		return nil, invalid("", "not-reversible", "this transform masks: nothing brings the value back")
+	}
 	keys, err := v.keyring.of(ctx, e.who.Tenant)
 	if err != nil {
 		return nil, err
@@ -324,6 +371,10 @@ type version struct {
 }
 
 func (c *coder) code(item TransformItem, at string) Transformed {
+	plain := item.Value.Reveal()
+	if c.transform.shape == nil {
+		return c.maskOf(plain, item.KeyVersion, at)
+	}
 	if item.KeyVersion == 0 {
 		item.KeyVersion = c.keys.fpe.current()
 	}
@@ -342,7 +393,6 @@ func (c *coder) code(item TransformItem, at string) Transformed {
 	if c.decode {
 		code = c.transform.shape.Decrypt
 	}
-	plain := item.Value.Reveal()
 	text, err := code(k.cipher, k.tweak, string(plain))
 	if err == nil && c.counts {
 		err = c.add("transform:"+c.transform.Name, true, append(boundTo("privault/1/budget", c.transform.id), plain...))
@@ -351,6 +401,21 @@ func (c *coder) code(item TransformItem, at string) Transformed {
 		return Transformed{Err: AsError(faultIn(err, at+"/value"))}
 	}
 	return Transformed{Value: NewSecret([]byte(text)), KeyVersion: item.KeyVersion}
+}
+
+func (c *coder) maskOf(plain []byte, keyVersion int32, at string) Transformed {
+	if keyVersion != 0 {
+		return Transformed{Err: invalid(at+"/key_version", "key-version", "a mask has no key")}
+	}
+	raw, err := json.Marshal(string(plain))
+	if err != nil {
+		return Transformed{Err: AsError(err)}
+	}
+	value, fault := c.transform.typ.Parse(raw)
+	if fault != nil {
+		return Transformed{Err: invalid(at+"/value", fault.Rule, fault.Detail)}
+	}
+	return Transformed{Value: NewSecret([]byte(c.transform.mask.Of(value)))}
 }
 
 // version derives one version's key, and the tweak that goes with it (docs/formats.md).

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/datatype"
 	"github.com/privault/privault/vault/shape"
 	"github.com/privault/privault/vault/vaulttest"
 )
@@ -162,4 +163,54 @@ func TestTransformDefinitions(t *testing.T) {
 	if one, err := v.GetTransform(ctx, who, "cards"); err != nil || one.Definition.KeepSuffix != 4 {
 		t.Errorf("%+v, %v", one, err)
 	}
+}
+
+func TestATransformMasks(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.New(t)
+	who := v.Tenant()
+	four := 4
+	for name, c := range map[string]struct {
+		d    vault.TransformDefinition
+		from string
+		want string
+	}{
+		"cards":  {vault.TransformDefinition{Type: "pan"}, "4111 1111 1111 1111", "************1111"},
+		"mails":  {vault.TransformDefinition{Type: "email", Mask: &datatype.MaskDefinition{Part: "domain"}}, "jane@example.com", "***@example.com"},
+		"phones": {vault.TransformDefinition{Type: "phone", Mask: &datatype.MaskDefinition{RevealLast: four}}, "+44 20 7183 8750", ""},
+		"codes":  {vault.TransformDefinition{Type: "custom", Pattern: "^[A-Z]{2}[0-9]{6}$", Mask: &datatype.MaskDefinition{RevealLast: 3}}, "AB123456", "*****456"},
+	} {
+		made, created, err := v.PutTransform(t.Context(), who, name, c.d)
+		if err != nil || !created || made.KeyVersion != 0 {
+			t.Fatal(name, made, created, err)
+		}
+		if _, created, err := v.PutTransform(t.Context(), who, name, c.d); err != nil || created {
+			t.Errorf("%s again: %t, %v", name, created, err)
+		}
+		done, err := v.Encode(t.Context(), who, name, []vault.TransformItem{{Value: secret(c.from)}, {Value: secret("no such value")}, {Value: secret(c.from), KeyVersion: 1}})
+		if err != nil || done[0].Err != nil || done[0].KeyVersion != 0 || done[1].Err == nil || done[2].Err == nil || done[2].Err.Fields[0].Rule != "key-version" {
+			t.Fatalf("%s: %+v %v", name, done, err)
+		}
+		got := string(done[0].Value.Reveal())
+		if c.want != "" && got != c.want || strings.Contains(got, c.from) {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+		_, err = v.Decode(t.Context(), who, name, []vault.TransformItem{{Value: secret(got)}})
+		wantKind(t, name+" decoded", err, vault.Invalid)
+	}
+	for what, d := range map[string]vault.TransformDefinition{
+		"a mask and a shape":  {Type: "pan", Options: shape.Options{Alphabet: "digits"}},
+		"no such type":        {Type: "nothing"},
+		"a type that is none": {Type: "cvv"},
+		"no text":             {Type: "boolean"},
+		"a mask that shows":   {Type: "us_ssn", Mask: &datatype.MaskDefinition{RevealFirst: 12}},
+		"a mask of no type":   {Mask: &datatype.MaskDefinition{RevealFirst: 1}},
+	} {
+		_, _, err := v.PutTransform(t.Context(), who, "refused", d)
+		wantKind(t, what, err, vault.Invalid)
+	}
+	_, _, err := v.PutTransform(t.Context(), who, "refused", vault.TransformDefinition{Type: "pan", Erasable: true})
+	wantKind(t, "erasable", err, vault.NotErasable)
+	_, _, err = v.PutTransform(t.Context(), who, "cards", vault.TransformDefinition{Type: "pan", Mask: &datatype.MaskDefinition{RevealFirst: 6, RevealLast: 4}})
+	wantKind(t, "changed", err, vault.Conflict)
 }
