@@ -23,6 +23,14 @@ func (s *Server) auditCheckpoint(c echo.Context) error {
 	return c.Blob(http.StatusOK, "text/plain; charset=utf-8", []byte(signed))
 }
 
+func (s *Server) auditCosigned(c echo.Context) error {
+	signed, err := s.vault.Cosigned(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	return c.Blob(http.StatusOK, "text/plain; charset=utf-8", []byte(signed))
+}
+
 func (s *Server) auditTile(c echo.Context) error {
 	t, ok := audit.ParsePath(strings.TrimPrefix(c.Request().URL.Path, "/audit/"))
 	if !ok {

@@ -88,6 +88,7 @@ func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 	e.GET("/openapi.yaml", s.contract)
 	// The audit log is public: its leaves are salted hashes (C2SP tlog-tiles).
 	e.GET("/audit/checkpoint", s.auditCheckpoint)
+	e.GET("/audit/cosigned", s.auditCosigned)
 	for _, index := range []string{"/:a", "/:a/:b", "/:a/:b/:c", "/:a/:b/:c/:d"} {
 		e.GET("/audit/tile/:level"+index, s.auditTile)
 	}

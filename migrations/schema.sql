@@ -21,44 +21,6 @@ CREATE FUNCTION keystore.tenant() RETURNS uuid
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ select nullif(current_setting('privault.tenant', true), '')::uuid $$;
 
-CREATE FUNCTION privault.drop_audit_partitions(before timestamp with time zone) RETURNS SETOF text
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET "TimeZone" TO 'UTC'
-    AS $_$
-declare
-  part  text;
-
-  loose boolean;
-
-begin
-  for part in
-    select c.relname from pg_class c join pg_inherits i on i.inhrelid = c.oid
-    where i.inhparent in ('privault.audit_entries'::regclass, 'privault.disclosures'::regclass) and c.relname ~ '_\d{4}_\d{2}$'
-      and to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month' <= before
-    order by c.relname
-  loop
-    if part like 'audit_entries%' then
-      execute format('alter table privault.%I no force row level security', part);
-
-      execute format('select exists (select from privault.%I e where not exists (
-        select from privault.audit_leaves l where l.tenant_id = e.tenant_id and l.entry_id = e.entry_id))', part) into loose;
-
-      if loose then
-        raise exception 'partition % holds entries that the tree does not have yet', part;
-
-      end if;
-
-    end if;
-
-    execute format('drop table privault.%I', part);
-
-    return next part;
-
-  end loop;
-
-end $_$;
-
 CREATE FUNCTION privault.first_id(at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ select (lpad(to_hex(greatest(floor(extract(epoch from at) * 1000), 0)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
@@ -185,6 +147,136 @@ end $_$;
 CREATE FUNCTION privault.presented() RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ select decode(nullif(current_setting('privault.presented', true), ''), 'hex') $$;
+
+CREATE FUNCTION privault.prune_audit(before timestamp with time zone, dry boolean) RETURNS TABLE(month text, outcome text)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $_$
+declare
+  nobody constant text := '00000000-0000-0000-0000-000000000000';
+
+  first  uuid;
+
+  beyond uuid;
+
+  whose  uuid;
+
+  has    boolean;
+
+  t      text;
+
+begin
+  perform pg_advisory_xact_lock(hashtext('privault.make_audit_partitions'));
+
+  for month in
+    select distinct right(c.relname, 7) from pg_class c join pg_inherits i on i.inhrelid = c.oid
+    where i.inhparent in ('privault.audit_entries'::regclass, 'privault.disclosures'::regclass) and c.relname ~ '_\d{4}_\d{2}$'
+      and to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month' <= before
+    order by 1
+  loop
+    outcome := 'dropped';
+
+    first := privault.first_id(to_date(month, 'YYYY_MM'));
+
+    beyond := privault.first_id(to_date(month, 'YYYY_MM') + interval '1 month');
+
+    perform set_config('privault.tenant', nobody, true);
+
+    select exists (select from privault.audit_entries e where e.entry_id >= first and e.entry_id < beyond and not exists (
+      select from privault.audit_leaves l where l.tenant_id = e.tenant_id and l.entry_id = e.entry_id)) into has;
+
+    if has then
+      outcome := 'unsequenced';
+
+    end if;
+
+    for whose in select n.tenant_id from privault.tenants n loop
+      exit when outcome <> 'dropped';
+
+      perform set_config('privault.tenant', whose::text, true);
+
+      select exists (select from privault.holds h where h.tenant_id = whose and h.released_at is null and (h.expires_at is null or h.expires_at > now())
+        and case when h.subject_id is null
+          then exists (select from privault.audit_entries e where e.tenant_id = whose and e.entry_id >= first and e.entry_id < beyond)
+          else exists (select from privault.disclosures d where d.tenant_id = whose and d.subject_id = h.subject_id and d.entry_id >= first and d.entry_id < beyond)
+        end) into has;
+
+      if has then
+        outcome := 'held';
+
+      end if;
+
+    end loop;
+
+    perform set_config('privault.tenant', nobody, true);
+
+    foreach t in array array['audit_entries_', 'disclosures_'] loop
+      if outcome = 'dropped' and not dry then
+        execute format('drop table if exists privault.%I', t || month);
+
+      end if;
+
+    end loop;
+
+    return next;
+
+    exit when outcome <> 'dropped';
+
+  end loop;
+
+end $_$;
+
+CREATE FUNCTION privault.raise_audit_xids() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  h      privault.audit_head;
+
+  system bigint := (select system_identifier from pg_control_system());
+
+  base   bigint;
+
+  t      text;
+
+  raised boolean := false;
+
+begin
+  lock table privault.audit_entries in access exclusive mode;
+
+  foreach t in array array['audit_entries', 'audit_leaves', 'audit_head'] loop
+    execute format('alter table privault.%I no force row level security', t);
+
+  end loop;
+
+  select * into strict h from privault.audit_head for update;
+
+  if h.system_id is distinct from system
+    or h.xid::text::bigint >= h.xid_base + pg_snapshot_xmax(pg_current_snapshot())::text::bigint then
+    -- Steps of 2^40: no cluster comes to so many.
+    base := ((greatest(h.xid::text::bigint, h.xid_base, coalesce((select max(e.xid) from privault.audit_entries e)::text::bigint, 0)) >> 40) + 1) << 40;
+
+    execute format('alter table privault.audit_entries alter column xid set default (pg_current_xact_id()::text::bigint + %s)::text::xid8', base);
+
+    update privault.audit_entries e set xid = base::text::xid8
+      where (e.xid < h.xid or e.xid = h.xid and e.entry_id <= h.entry_id)
+        and not exists (select from privault.audit_leaves l where l.tenant_id = e.tenant_id and l.entry_id = e.entry_id);
+
+    update privault.audit_head set xid_base = base, system_id = system;
+
+    raised := true;
+
+  end if;
+
+  foreach t in array array['audit_entries', 'audit_leaves', 'audit_head'] loop
+    execute format('alter table privault.%I force row level security', t);
+
+  end loop;
+
+  return raised;
+
+end $$;
 
 CREATE FUNCTION privault.tenant() RETURNS uuid
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -336,6 +428,9 @@ CREATE TABLE privault.audit_head (
     xid xid8 NOT NULL,
     entry_id uuid NOT NULL,
     signed text,
+    xid_base bigint DEFAULT 0 NOT NULL,
+    system_id bigint,
+    cosigned text,
     CONSTRAINT audit_head_one_check CHECK (one),
     CONSTRAINT audit_head_root_check CHECK ((octet_length(root) = 32)),
     CONSTRAINT audit_head_size_check CHECK ((size >= 0))
@@ -364,6 +459,14 @@ CREATE TABLE privault.audit_nodes (
 );
 
 ALTER TABLE ONLY privault.audit_nodes FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.audit_witnesses (
+    witness text NOT NULL,
+    size bigint NOT NULL,
+    CONSTRAINT audit_witnesses_size_check CHECK ((size >= 0))
+);
+
+ALTER TABLE ONLY privault.audit_witnesses FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.blind_index (
     tenant_id uuid NOT NULL,
@@ -779,6 +882,9 @@ ALTER TABLE ONLY privault.audit_leaves
 ALTER TABLE ONLY privault.audit_nodes
     ADD CONSTRAINT audit_nodes_pkey PRIMARY KEY (level, node_index);
 
+ALTER TABLE ONLY privault.audit_witnesses
+    ADD CONSTRAINT audit_witnesses_pkey PRIMARY KEY (witness);
+
 ALTER TABLE ONLY privault.blind_index
     ADD CONSTRAINT blind_index_pkey PRIMARY KEY (tenant_id, digest, record_id);
 
@@ -967,6 +1073,8 @@ ALTER TABLE privault.audit_leaves ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.audit_nodes ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.audit_witnesses ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.blind_index ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.collections ENABLE ROW LEVEL SECURITY;
@@ -980,6 +1088,8 @@ CREATE POLICY deployment ON privault.audit_head USING ((( SELECT privault.tenant
 CREATE POLICY deployment ON privault.audit_leaves USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
 
 CREATE POLICY deployment ON privault.audit_nodes USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
+
+CREATE POLICY deployment ON privault.audit_witnesses USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
 
 CREATE POLICY deployment ON privault.tenants FOR SELECT USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
 
@@ -1081,13 +1191,17 @@ GRANT USAGE ON SCHEMA privault TO privault_app;
 
 GRANT USAGE ON SCHEMA river TO privault_app;
 
-REVOKE ALL ON FUNCTION privault.drop_audit_partitions(before timestamp with time zone) FROM PUBLIC;
-
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.records TO privault_app;
 
 REVOKE ALL ON FUNCTION privault.make_audit_partitions(until timestamp with time zone) FROM PUBLIC;
 
 GRANT ALL ON FUNCTION privault.make_audit_partitions(until timestamp with time zone) TO privault_app;
+
+REVOKE ALL ON FUNCTION privault.prune_audit(before timestamp with time zone, dry boolean) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION privault.raise_audit_xids() FROM PUBLIC;
+
+GRANT ALL ON FUNCTION privault.raise_audit_xids() TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE keystore.data_keys TO privault_keystore;
 
@@ -1110,6 +1224,8 @@ GRANT SELECT,UPDATE ON TABLE privault.audit_head TO privault_app;
 GRANT SELECT,INSERT ON TABLE privault.audit_leaves TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.audit_nodes TO privault_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.audit_witnesses TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.blind_index TO privault_app;
 

@@ -19,13 +19,14 @@ import (
 // are written without it, by whoever does the work; it comes after them, about a second later, one for the deployment.
 //
 // The order is that of (xid, entry id), up to the oldest transaction that was still running: whatever commits later has a
-// higher xid than everything that has a place already, so no entry is ever passed over.
+// higher xid than everything that has a place already, so no entry is ever passed over. Where the database is restored into
+// another cluster, whose xids may be lower, all that come are raised above those that were (privault.raise_audit_xids).
 
 // SequenceBatch is the most entries that one call of Sequence takes.
 const SequenceBatch = 5000
 
-// sequencerLock is the advisory lock of the one sequencer.
-const sequencerLock int64 = 0x70726976_61756474
+// SequencerLock is the advisory lock of the one sequencer.
+const SequencerLock int64 = 0x70726976_61756474
 
 // auditLog is what a Vault knows of the log.
 type auditLog struct {
@@ -41,6 +42,7 @@ type head struct {
 	xid    string
 	entry  ID
 	signed string
+	base   int64 // what xids of this cluster are raised by
 }
 
 // Sequence takes a batch of entries into the log and publishes the new checkpoint. It gives how many they were; 0 also if
@@ -53,7 +55,7 @@ func (v *Vault) Sequence(ctx context.Context) (taken int, err error) {
 	if halted := v.audit.halted.Load(); halted != nil {
 		return 0, halted
 	}
-	err = v.store.data.alone(ctx, sequencerLock, func(c *pgxpool.Conn) error {
+	err = v.store.data.alone(ctx, SequencerLock, func(c *pgxpool.Conn) error {
 		return v.audit.copied.hold(func(copied []byte) ([]byte, error) {
 			taken, copied, err = v.sequence(ctx, c, copied)
 			return copied, err
@@ -89,6 +91,9 @@ func (v *Vault) damaged(what string, err error) error {
 // kept outside before it is shown to anybody, so the copy is never older than what was published, and never newer than
 // what is staged.
 func (v *Vault) sequence(ctx context.Context, c *pgxpool.Conn, copied []byte) (taken int, signed []byte, err error) {
+	if err := v.adopt(ctx, c); err != nil {
+		return 0, nil, err
+	}
 	err = asDeployment(ctx, c, func(tx pgx.Tx) error {
 		h, err := readHead(ctx, tx)
 		if err != nil {
@@ -117,6 +122,28 @@ func (v *Vault) sequence(ctx context.Context, c *pgxpool.Conn, copied []byte) (t
 		return err
 	})
 	return taken, signed, err
+}
+
+// adopt makes the log go on in a cluster that isn't the one that it knows.
+func (v *Vault) adopt(ctx context.Context, c *pgxpool.Conn) error {
+	return asDeployment(ctx, c, func(tx pgx.Tx) error {
+		var known, raised bool
+		err := tx.QueryRow(ctx, `
+			select coalesce(h.system_id = s.system_identifier, false)
+				and h.xid::text::bigint < h.xid_base + pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+			from privault.audit_head h, pg_control_system() s`).Scan(&known)
+		if err != nil || known {
+			return err
+		}
+		// It looks at every entry, once.
+		if _, err := tx.Exec(ctx, `select set_config('statement_timeout', '0', true)`); err != nil {
+			return err
+		}
+		if err := tx.QueryRow(ctx, `select privault.raise_audit_xids()`).Scan(&raised); err == nil && raised {
+			v.log.WarnContext(ctx, "the database is in another Postgres cluster than before; the audit log goes on in it")
+		}
+		return err
+	})
 }
 
 // compare holds the database against the copy of the newest checkpoint.
@@ -169,8 +196,8 @@ func asDeployment(ctx context.Context, c *pgxpool.Conn, do func(pgx.Tx) error) e
 func readHead(ctx context.Context, tx pgx.Tx) (h head, err error) {
 	var root []byte
 	err = tx.QueryRow(ctx, `
-		select size, root, xid::text, entry_id, coalesce(signed, '') from privault.audit_head`).
-		Scan(&h.size, &root, &h.xid, &h.entry, &h.signed)
+		select size, root, xid::text, entry_id, coalesce(signed, ''), xid_base from privault.audit_head`).
+		Scan(&h.size, &root, &h.xid, &h.entry, &h.signed, &h.base)
 	copy(h.root[:], root)
 	return h, err
 }
@@ -216,7 +243,7 @@ type staging struct {
 func (s *staging) take(ctx context.Context, tx pgx.Tx) error {
 	const query = `
 		select e.tenant_id, e.entry_id, e.xid::text, e.at, e.salt, e.body from privault.audit_entries e
-		where e.xid >= $1::text::xid8 and (e.xid > $1::text::xid8 or e.entry_id > $2) and e.xid < pg_snapshot_xmin(pg_current_snapshot())
+		where e.xid >= $1::text::xid8 and (e.xid > $1::text::xid8 or e.entry_id > $2) and e.xid < (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + $4)::text::xid8
 		order by e.xid, e.entry_id limit $3`
 	after, entryAfter := s.head.xid, s.head.entry
 	var tenant, entry, salt ID
@@ -232,7 +259,7 @@ func (s *staging) take(ctx context.Context, tx pgx.Tx) error {
 		s.nodes = append(s.nodes, s.tree.Append(leaf[:])...)
 		s.head.entry = entry
 		return nil
-	}, query, after, entryAfter, SequenceBatch)
+	}, query, after, entryAfter, SequenceBatch, s.head.base)
 }
 
 // lag is how old the oldest entry of the batch is.

@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/mod/sumdb/tlog"
@@ -167,6 +171,52 @@ func TestTheLogOnlyGrows(t *testing.T) {
 	if _, err := v.Tile(t.Context(), tlog.Tile{H: 8, L: 1, N: 0, W: 4}); vault.AsError(err).Kind != vault.NotFound {
 		t.Errorf("a tile that doesn't exist: %v", err)
 	}
+}
+
+// Transaction ids are a cluster's own. Restored from a dump into a younger one, the log takes in what was waiting, what comes
+// before the sequencer looks, and what comes then.
+func TestTheLogGoesOnInAYoungerCluster(t *testing.T) {
+	t.Parallel()
+	old := vaulttest.New(t)
+	who := old.Tenant()
+	old.Exec(`do $$ begin for i in 1..20000 loop perform pg_current_xact_id(); commit; end loop; end $$`)
+	entriesOf(t, old.Vault, who, 5)
+	old.Sequence()
+	before := checkpoint(t, old)
+	entriesOf(t, old.Vault, who, 3)
+	v := old.Elsewhere()
+	if v.Count(`select (pg_snapshot_xmax(pg_current_snapshot())::text::bigint < xid::text::bigint)::int from privault.audit_head`) != 1 {
+		t.Fatal("the new cluster isn't younger")
+	}
+	wholeAndMore := func(how string, more int) {
+		t.Helper()
+		entriesOf(t, v.Vault, who, more)
+		v.Sequence()
+		entries := v.Count(`select count(*) from privault.audit_entries`)
+		if n := v.Count(`select count(*) from privault.audit_leaves join privault.audit_entries using (tenant_id, entry_id)`); n != entries {
+			t.Errorf("%s, %d entries of %d have a leaf", how, n, entries)
+		}
+		c := checkpoint(t, v)
+		root, _, err := audit.ProveConsistency(c, before.Size, func(tile tlog.Tile) ([]byte, error) { return v.Tile(t.Context(), tile) })
+		if err != nil || root != before.Root || c.Size != int64(entries) {
+			t.Errorf("%s, the log doesn't continue: %+v, %v", how, c, err)
+		}
+		if err := audited(t, v); err != nil {
+			t.Errorf("%s: %v", how, err)
+		}
+		before = c
+	}
+	wholeAndMore("restored", 4)
+	base := v.Count(`select (xid_base >> 40)::int from privault.audit_head`)
+	wholeAndMore("later", 4)
+	if n := v.Count(`select (xid_base >> 40)::int from privault.audit_head`); n != base || n != 1 {
+		t.Errorf("ids were raised %d times, want once", n)
+	}
+	// The same cluster whose ids went back, as pg_resetwal can have it.
+	v.Exec(`update privault.audit_head set xid = (xid_base + 100000000)::text::xid8`)
+	v.Exec(`update privault.audit_entries set xid = (select h.xid from privault.audit_head h)`)
+	wholeAndMore("with ids that went back", 4)
+	wholeAndMore("and later", 3)
 }
 
 // A copied database has a second sequencer: the one that comes second to a checkpoint stops, and says so.
@@ -340,6 +390,10 @@ func TestTamperingIsSeen(t *testing.T) {
 	if err := audited(t, v); err != nil {
 		t.Fatal(err)
 	}
+	others := newFsck(t, v)
+	if whole, objects := others.check(t); !whole || objects {
+		t.Fatal("tessera's fsck doesn't like the log as it is")
+	}
 	for what, statement := range tampering {
 		for _, index := range []int{rand.IntN(2), 2 + rand.IntN(n-3), n - 1} {
 			undo := snapshot(t, v)
@@ -347,12 +401,56 @@ func TestTamperingIsSeen(t *testing.T) {
 			if err := audited(t, v); err == nil {
 				t.Errorf("%s at %d is not seen", what, index)
 			}
+			if whole, objects := others.check(t); whole || !objects {
+				t.Errorf("%s at %d is not seen by tessera's fsck", what, index)
+			}
 			undo()
 		}
 	}
 	if err := audited(t, v); err != nil {
 		t.Fatal("the loop itself broke something: ", err)
 	}
+}
+
+// fsck is that of github.com/transparency-dev/tessera, unmodified, and the log served to it.
+type fsck struct{ url, key string }
+
+func newFsck(t testing.TB, v *vaulttest.Bench) fsck {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := strings.TrimPrefix(r.URL.Path, "/")
+		var data []byte
+		err := error(vault.AsError(os.ErrNotExist))
+		if path == "checkpoint" {
+			var signed string
+			signed, err = v.Checkpoint(r.Context())
+			data = []byte(signed)
+		} else if tile, ok := audit.ParsePath(path); ok {
+			data, err = v.Tile(r.Context(), tile)
+		}
+		if err != nil {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		_, _ = w.Write(data)
+	}))
+	t.Cleanup(server.Close)
+	f := fsck{server.URL, filepath.Join(t.TempDir(), "log.pub")}
+	write(t, f.key, v.Config.AuditKeys.Public()[0]+"\n")
+	return f
+}
+
+// check is what it says: it ends with 0 whatever it finds. With fewer workers than there are tiles, v1.0.4 hangs when some of
+// them have found something.
+func (f fsck) check(t testing.TB) (whole, objects bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	said, err := exec.CommandContext(ctx, "../scripts/tool.sh", "fsck", "--ui=false", "--N=16", "--storage_url", f.url, "--public_key", f.key).CombinedOutput()
+	if err != nil {
+		t.Errorf("tessera's fsck: %v: %s", err, said)
+	}
+	return strings.Contains(string(said), "Successfully fsck'd log"), strings.Contains(string(said), "fsck failed")
 }
 
 // snapshot keeps the log's tables, and gives what puts them back.

@@ -43,16 +43,25 @@ func (l *LogReader) open(ctx context.Context) error {
 		return fmt.Errorf("read the deployment's id (has `privault migrate up` run?): %w", err)
 	}
 	l.Deployment = uuid.UUID(deployment).String()
-	at := time.Now().UTC().Truncate(time.Microsecond) //nolint:forbidigo // there is no vault whose clock it could be
-	id, err := newIDAt(at)
+	e, err := operatorsEntry(policy.ShipAudit)
 	if err != nil {
 		return err
 	}
-	e := newEntry(id, at, policy.ShipAudit)
-	e.Rule = "operator"
 	return l.db.within(ctx, deploymentTenant, func(tx pgx.Tx) error {
 		return insertEntry(ctx, tx, e)
 	})
+}
+
+// operatorsEntry is the entry of what the operator does with the database alone.
+func operatorsEntry(action policy.Action) (*entry, error) {
+	at := time.Now().UTC().Truncate(time.Microsecond) //nolint:forbidigo // there is no vault whose clock it could be
+	id, err := newIDAt(at)
+	if err != nil {
+		return nil, err
+	}
+	e := newEntry(id, at, action)
+	e.Rule = "operator"
+	return e, nil
 }
 
 // Close releases the database.

@@ -58,6 +58,7 @@ type resource struct {
 	Subject    string   `json:"subject,omitempty"` // the random id, whose link to the person dies with the person
 	Hold       string   `json:"hold,omitempty"`
 	Erasure    string   `json:"erasure,omitempty"`
+	Month      string   `json:"month,omitempty"` // of audit entries
 	Policy     string   `json:"policy,omitempty"`
 	Version    int32    `json:"version,omitempty"` // of the policy, or in which the records were written
 	Purpose    string   `json:"purpose,omitempty"`

@@ -133,10 +133,10 @@ func (c Config) Faults() []string {
 }
 
 func (i IssuerConfig) check(bad func(string, ...any)) {
-	if !fetchable(i.Issuer) {
+	if !Fetchable(i.Issuer) {
 		bad("issuer must be an https:// URL without query or fragment (http:// only on this machine's loopback)")
 	}
-	if i.JWKS != "" && !fetchable(i.JWKS) {
+	if i.JWKS != "" && !Fetchable(i.JWKS) {
 		bad("jwks_url must be an https:// URL (http:// only on this machine's loopback)")
 	}
 	if i.Audience == "" {
@@ -204,18 +204,13 @@ func checkAttribute(bad func(string, ...any), attribute string) {
 	}
 }
 
-// fetchable says whether keys may come from here: https, or http on the loopback, and nothing that hides in a URL.
-func fetchable(text string) bool {
+// Fetchable says whether an operator may name this address: https, or http on the loopback, and nothing that hides in a URL.
+func Fetchable(text string) bool {
 	u, err := url.Parse(text)
 	if err != nil || u.User != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
 		return false
 	}
 	return u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())
-}
-
-func loopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // allowed says which addresses an issuer's keys may be fetched from.
@@ -226,13 +221,5 @@ func (i IssuerConfig) allowed() func(netip.Addr) bool {
 			local = true
 		}
 	}
-	return func(ip netip.Addr) bool {
-		switch {
-		case ip.IsLoopback():
-			return local
-		case i.PrivateNetwork && (ip.IsPrivate() || inCGNAT(ip)):
-			return true
-		}
-		return public(ip)
-	}
+	return allowed(local, i.PrivateNetwork)
 }

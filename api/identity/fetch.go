@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"syscall"
 	"time"
 )
@@ -35,6 +36,32 @@ func guarded(allowed func(netip.Addr) bool) *http.Client {
 			MaxResponseHeaderBytes: 16 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+}
+
+// Client is for a server that an operator has named: one at a public address; on this machine, if the URL says so by name; or in
+// a private network, if the operator has said that too.
+func Client(address string, private bool) *http.Client {
+	u, err := url.Parse(address)
+	return guarded(allowed(err == nil && loopback(u.Hostname()), private))
+}
+
+// allowed says which addresses may be dialled.
+func allowed(local, private bool) func(netip.Addr) bool {
+	return func(ip netip.Addr) bool {
+		switch {
+		case ip.IsLoopback():
+			return local
+		case private && (ip.IsPrivate() || inCGNAT(ip)):
+			return true
+		}
+		return public(ip)
+	}
+}
+
+// loopback says whether a host is this machine by name.
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // notPublic are the ranges that net/netip's own questions leave out: this network, carrier-grade NAT, protocol assignments,

@@ -126,7 +126,7 @@ func (k *keySet) discover(ctx context.Context) (string, error) {
 	if err := json.Unmarshal(body, &metadata); err != nil {
 		return "", errors.New("the issuer's metadata is not JSON")
 	}
-	if metadata.Issuer != k.config.Issuer || !fetchable(metadata.JWKS) {
+	if metadata.Issuer != k.config.Issuer || !Fetchable(metadata.JWKS) {
 		return "", errors.New("the issuer's metadata names another issuer, or no https:// address of its keys")
 	}
 	return metadata.JWKS, nil

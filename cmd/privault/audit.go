@@ -19,6 +19,7 @@ type auditCmd struct {
 	Verify auditVerifyCmd `cmd:"" help:"Check that an audit log is whole, or that an entry is in it, with the public key alone."`
 	Mirror auditMirrorCmd `cmd:"" help:"Copy an audit log into a folder, for checking it offline."`
 	Export auditExportCmd `cmd:"" help:"Copy the audit log's entries, in the order of the log, to a file, a syslog server or an OTLP receiver."`
+	Prune  auditPruneCmd  `cmd:"" help:"Drop the months of audit entries whose time is over. The tree stays as it is."`
 
 	Reconcile auditReconcileCmd `cmd:"" help:"Compare the records in the database with what the audit log says was stored, changed and deleted, and name those that differ. The exit code is 1 if any does, or if the log is damaged; 75 if the database is away."`
 }
@@ -91,6 +92,31 @@ func loadAuditKeys(path string) (*audit.Keys, error) {
 type Audit struct {
 	AuditKey  string `env:"PRIVAULT_AUDIT_KEY" placeholder:"FILE" help:"File with the key that signs the audit log's checkpoints (privault audit keygen)."`
 	AuditCopy string `env:"PRIVAULT_AUDIT_COPY" placeholder:"FILE" help:"File that keeps the newest checkpoint outside the database, so that a database that was set back is noticed. By default the key file's name with .checkpoint."`
+}
+
+// Witnesses says who else signs the log's checkpoints.
+type Witnesses struct {
+	Witnesses      string        `env:"PRIVAULT_AUDIT_WITNESSES" placeholder:"FILE" help:"File with a line for each witness that is shown the log's checkpoints (C2SP tlog-witness): its key and its https:// address."`
+	WitnessEvery   time.Duration `env:"PRIVAULT_AUDIT_WITNESS_EVERY" default:"10s" help:"How often."`
+	WitnessPrivate bool          `env:"PRIVAULT_AUDIT_WITNESS_PRIVATE" help:"Witnesses may be at private addresses."`
+}
+
+func (w Witnesses) check(bad func(string, ...any)) {
+	if w.Witnesses == "" {
+		return
+	}
+	all, err := loadWitnesses(w.Witnesses)
+	if err != nil {
+		bad("--witnesses: %v", err)
+	}
+	for _, one := range all {
+		if one.url == "" {
+			bad("--witnesses: %s has no address", one.Name())
+		}
+	}
+	if w.WitnessEvery < 100*time.Millisecond {
+		bad("--witness-every is at least 100ms")
+	}
 }
 
 func (a Audit) check(bad func(string, ...any)) {

@@ -20,10 +20,12 @@ import (
 )
 
 type auditVerifyCmd struct {
-	Source string `arg:"" optional:"" help:"The log: its address (https://vault.example/audit) or a folder that privault audit mirror made."`
-	Key    string `required:"" placeholder:"FILE" help:"The log's public keys (FILE.pub of privault audit keygen)."`
-	Since  string `placeholder:"FILE" help:"A checkpoint that was verified before: the log must continue it. The new one takes its place."`
-	Proof  string `placeholder:"FILE" help:"Check the proof of one entry instead (the answer of /v1/audit/entries/ID/proof): nothing else is needed."`
+	Source  string `arg:"" optional:"" help:"The log: its address (https://vault.example/audit) or a folder that privault audit mirror made."`
+	Key     string `required:"" placeholder:"FILE" help:"The log's public keys (FILE.pub of privault audit keygen)."`
+	Since   string `placeholder:"FILE" help:"A checkpoint that was verified before: the log must continue it. The new one takes its place."`
+	Witness string `placeholder:"FILE" help:"Lines with the keys of witnesses: they must have signed a checkpoint that the log continues."`
+	Quorum  int    `placeholder:"N" help:"With --witness: how many of them, at least. By default all."`
+	Proof   string `placeholder:"FILE" help:"Check the proof of one entry instead (the answer of /v1/audit/entries/ID/proof): nothing else is needed."`
 }
 
 func (a *auditVerifyCmd) Run(ctx context.Context) error {
@@ -41,6 +43,11 @@ func (a *auditVerifyCmd) Run(ctx context.Context) error {
 	if err := audit.Check(c, source.tile, nil); err != nil {
 		return err
 	}
+	if a.Witness != "" {
+		if err := a.witnessed(keys, c, source); err != nil {
+			return err
+		}
+	}
 	if a.Since != "" {
 		if err := continues(keys, c, a.Since, source); err != nil {
 			return err
@@ -50,6 +57,48 @@ func (a *auditVerifyCmd) Run(ctx context.Context) error {
 		}
 	}
 	fmt.Printf("the log %s is whole: %d entries, root %s\n", c.Origin, c.Size, c.Root)
+	return nil
+}
+
+// witnessed says whether enough witnesses have signed a checkpoint that the log continues.
+func (a *auditVerifyCmd) witnessed(keys *audit.Keys, now audit.Checkpoint, source tiles) error {
+	all, err := loadWitnesses(a.Witness)
+	if err != nil {
+		return err
+	}
+	signed, err := source("cosigned")
+	if err != nil {
+		return fmt.Errorf("what the witnesses have signed: %w", err)
+	}
+	known := make([]*audit.Witness, len(all))
+	for i := range all {
+		known[i] = all[i].Witness
+	}
+	c, by, err := keys.OpenCosigned(signed, known)
+	if err != nil {
+		return err
+	}
+	quorum := a.Quorum
+	if quorum < 1 {
+		quorum = len(all)
+	}
+	if len(by) < quorum {
+		return fmt.Errorf("%d of the %d witnesses have signed the checkpoint of %d entries, which is fewer than %d", len(by), len(all), c.Size, quorum)
+	}
+	older, newer := c, now
+	if older.Size > newer.Size { // it has grown since its checkpoint was read
+		older, newer = now, c
+	}
+	root, _, err := audit.ProveConsistency(newer, older.Size, source.tile)
+	if err != nil {
+		return fmt.Errorf("the log doesn't continue what the witnesses have signed: %w", err)
+	}
+	if root != older.Root {
+		return fmt.Errorf("the log doesn't continue what the witnesses have signed: its first %d entries are others now", c.Size)
+	}
+	for _, w := range by {
+		fmt.Printf("%s has signed the checkpoint of %d entries at %s\n", w.Witness, c.Size, w.At.Format(time.RFC3339))
+	}
 	return nil
 }
 
@@ -130,6 +179,12 @@ func (a *auditMirrorCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Before the checkpoint: what the witnesses have signed must not reach beyond it. A log may have no witnesses.
+	source, err := openTiles(ctx, a.Source)
+	if err != nil {
+		return err
+	}
+	cosigned, unwitnessed := source("cosigned")
 	source, signed, c, err := openLog(ctx, keys, a.Source)
 	if err != nil {
 		return err
@@ -147,6 +202,11 @@ func (a *auditMirrorCmd) Run(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	if unwitnessed == nil {
+		if err := keep(filepath.Join(a.Folder, "cosigned"), cosigned); err != nil {
+			return err
+		}
 	}
 	// Last: a copy that was broken off has the checkpoint of the one before.
 	return keep(filepath.Join(a.Folder, "checkpoint"), signed)

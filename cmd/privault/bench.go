@@ -35,6 +35,7 @@ type benchCmd struct {
 	Time    time.Duration `default:"5s" help:"Time for each measurement."`
 	Rounds  int           `default:"3" help:"Measurements of each; the table shows the median."`
 	Batch   int           `default:"1000" help:"Items of a batch; 0: no batches."`
+	Audit   bool          `help:"Also compare the calls with the audit log's sequencer at work and without it, at the largest client count."`
 	JSON    string        `type:"path" placeholder:"FILE" help:"Also write the figures here, as JSON."`
 }
 
@@ -82,7 +83,14 @@ func (b *benchCmd) Run(ctx context.Context) error {
 		}
 		rows = append(rows, measured...)
 	}
-	return b.report(rows)
+	if err := b.report(rows); err != nil || !b.Audit {
+		return err
+	}
+	compared, err := b.measureAudit(ctx, target, slices.Max(b.Clients))
+	if err != nil {
+		return err
+	}
+	return reportAudit(compared)
 }
 
 // startBenchServer runs `privault dev` in a process of its own, as it runs for its users.

@@ -15,11 +15,12 @@ import (
 // Config is everything that `privault serve` can be told, by flag or environment. It is checked at once: all faults are
 // named, and the process ends with code 78.
 type Config struct {
-	Database `embed:""`
-	Keys     `embed:""`
-	Audit    `embed:""`
-	Access   `embed:""`
-	Limits   `embed:""`
+	Database  `embed:""`
+	Keys      `embed:""`
+	Audit     `embed:""`
+	Witnesses `embed:""`
+	Access    `embed:""`
+	Limits    `embed:""`
 
 	Listen       string `env:"PRIVAULT_LISTEN" default:"0.0.0.0:8443" help:"Address of the public listener."`
 	OpsListen    string `env:"PRIVAULT_OPS_LISTEN" default:"127.0.0.1:9200" help:"Address of the operators' listener: /healthz, /readyz, /metrics."`
@@ -77,6 +78,7 @@ func (c *Config) faults() []string {
 	c.Database.check(bad, c.AllowUnsafeDatabase)
 	c.Keys.check(bad)
 	c.Audit.check(bad)
+	c.Witnesses.check(bad)
 	c.Access.check(bad, c.Listen, c.TLSCert != "")
 	c.Limits.check(bad)
 	c.noLocal = !c.AllowLocalKMS

@@ -56,7 +56,11 @@ func (s *serveCmd) Run(ctx context.Context) error {
 	if s.TLSCert != "" {
 		public.tls = withClientCerts(tlsConfig(s.TLSCert, s.TLSKey, log), s.ClientCA, log)
 	}
-	return (&service{vault: v, log: log, metrics: metrics, public: public, ops: listener{address: s.OpsListen}, settings: s.apply}).run(ctx, nil)
+	running := &service{vault: v, log: log, metrics: metrics, public: public, ops: listener{address: s.OpsListen}, settings: s.apply}
+	if running.witnesses, err = s.ask(s.Audit); err != nil {
+		return err
+	}
+	return running.run(ctx, nil)
 }
 
 // apply completes the API's configuration.
@@ -95,6 +99,7 @@ type service struct {
 	metrics     *prometheus.Registry
 	public, ops listener
 	settings    func(*api.Config) error // nil: API keys only, addresses of connections, no limits
+	witnesses   *askers                 // nil: nobody else signs the audit log
 }
 
 // drain is how long a stopping server waits for the requests that it has accepted.
@@ -146,6 +151,7 @@ func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) erro
 	}
 	g.Go(func() error { return s.work(ctx) })
 	g.Go(func() error { return s.sequence(ctx) })
+	g.Go(func() error { return s.askWitnesses(ctx) })
 	g.Go(func() error { return s.noteUses(ctx) })
 	s.log.InfoContext(ctx, "serving", "listen", public.Addr().String(), "ops_listen", ops.Addr().String(), "tls", s.public.tls != nil)
 	if ready != nil {

@@ -57,12 +57,13 @@ const (
 	InspectIndexes   Action = "index.inspect" // likewise: what an index tells whoever reads the database
 
 	// IntroducePrincipal notes whom a configured authority vouches for; UseKey is refused where a key may not be used,
-	// or no longer; RefuseCall is what a call comes to that ends before its own action; ShipAudit is that the operator copies
-	// the log elsewhere. Nobody asks for them.
+	// or no longer; RefuseCall is what a call comes to that ends before its own action; ShipAudit and PruneAudit are that the
+	// operator copies the log elsewhere, and drops what is too old. Nobody asks for them.
 	IntroducePrincipal Action = "principal.introduce"
 	UseKey             Action = "key.use"
 	RefuseCall         Action = "call.refuse"
 	ShipAudit          Action = "audit.ship"
+	PruneAudit         Action = "audit.prune"
 )
 
 // kind is the type of the resource that an action is decided on.

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -83,16 +84,27 @@ func startServer() error {
 	if err != nil {
 		return err
 	}
-	return onServer(ctx, "postgres", func(c *pgx.Conn) error {
-		for _, statement := range []string{migrations.Roles,
-			fmt.Sprintf("create role %s login password '%s' in role privault_app, privault_keystore", appRole, appPass),
-			"create database " + template} {
-			if _, err := c.Exec(ctx, statement); err != nil {
-				return err
-			}
+	if err := furnish(ctx, server.Server, template); err != nil {
+		return err
+	}
+	return migrations.Up(ctx, server.URL(template), server.URL(template))
+}
+
+// furnish makes the roles, and an empty database.
+func furnish(ctx context.Context, s *pgserver.Server, database string) error {
+	c, err := pgx.Connect(ctx, s.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	for _, statement := range []string{migrations.Roles,
+		fmt.Sprintf("create role %s login password '%s' in role privault_app, privault_keystore", appRole, appPass),
+		"create database " + database} {
+		if _, err := c.Exec(ctx, statement); err != nil {
+			return err
 		}
-		return migrations.Up(ctx, server.URL(template), server.URL(template))
-	})
+	}
+	return nil
 }
 
 func onServer(ctx context.Context, database string, do func(*pgx.Conn) error) error {
@@ -173,8 +185,10 @@ func EmptyDatabase(t testing.TB) string {
 func OwnerURL(database string) string { return server.URL(database) }
 
 // AppURL is a database's URL for the service's role.
-func AppURL(database string) string {
-	u, err := url.Parse(server.URL(database))
+func AppURL(database string) string { return asApp(server.URL(database)) }
+
+func asApp(owner string) string {
+	u, err := url.Parse(owner)
 	if err != nil {
 		panic(err)
 	}
@@ -307,6 +321,79 @@ func (b *Bench) Copy() *Bench {
 	return &c
 }
 
+// Elsewhere opens a vault on a copy of all rows of the data database, which holds the keystore too, in a cluster that was made just
+// now: what a dump leaves when it is restored.
+func (b *Bench) Elsewhere() *Bench {
+	b.t.Helper()
+	ctx := context.Background()
+	// Not t.TempDir: what is still open in it would fail the test.
+	dir, err := os.MkdirTemp("", "privault-test-")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	s, err := pgserver.Start(ctx, pgserver.Config{Dir: dir, Settings: map[string]string{"fsync": "off", "shared_buffers": "32MB"}})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = errors.Join(s.Stop(), os.RemoveAll(dir)) })
+	const database = "elsewhere"
+	owner := s.URL(database)
+	err = furnish(ctx, s, database)
+	if err == nil {
+		err = migrations.Up(ctx, owner, owner)
+	}
+	if err == nil {
+		err = copyRows(ctx, b.OwnerURL, owner)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	c := *b
+	c.OwnerURL, c.KeysURL, c.Config.DataURL = owner, owner, asApp(owner)
+	c.Vault = c.Replica()
+	return &c
+}
+
+// copyRows replaces the rows of one migrated database by those of another.
+func copyRows(ctx context.Context, from, to string) error {
+	source, err := pgx.Connect(ctx, from)
+	if err != nil {
+		return err
+	}
+	defer source.Close(ctx)
+	target, err := pgx.Connect(ctx, to)
+	if err != nil {
+		return err
+	}
+	defer target.Close(ctx)
+	if _, err := target.Exec(ctx, `set session_replication_role = replica`); err != nil { // no triggers, no foreign keys
+		return err
+	}
+	rows, err := source.Query(ctx, `
+		select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+		where n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') and c.relkind in ('r', 'p') and not c.relispartition`)
+	if err != nil {
+		return err
+	}
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, table := range tables {
+		var data bytes.Buffer
+		if _, err := source.PgConn().CopyTo(ctx, &data, "copy (table "+table+") to stdout"); err != nil {
+			return err
+		}
+		if _, err := target.Exec(ctx, "delete from "+table); err != nil {
+			return err
+		}
+		if _, err := target.PgConn().CopyFrom(ctx, &data, "copy "+table+" from stdin"); err != nil {
+			return fmt.Errorf("%s: %w", table, err)
+		}
+	}
+	return nil
+}
+
 // Now is the vault's clock.
 func (b *Bench) Now() time.Time { return time.Now().Add(time.Duration(b.offset.Load())) }
 
@@ -422,12 +509,18 @@ func (b *Bench) Count(query string, args ...any) int {
 }
 
 // Texts runs a query of one text column in the data database, as its owner.
-func (b *Bench) Texts(query string, args ...any) (texts []string) {
+func (b *Bench) Texts(query string, args ...any) []string {
 	b.t.Helper()
+	return TextsURL(b.t, b.OwnerURL, query, args...)
+}
+
+// TextsURL is Texts in a database.
+func TextsURL(t testing.TB, url, query string, args ...any) (texts []string) {
+	t.Helper()
 	ctx := context.Background()
-	c, err := pgx.Connect(ctx, b.OwnerURL)
+	c, err := pgx.Connect(ctx, url)
 	if err != nil {
-		b.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer c.Close(ctx)
 	rows, err := c.Query(ctx, query, args...)
@@ -435,7 +528,7 @@ func (b *Bench) Texts(query string, args ...any) (texts []string) {
 		texts, err = pgx.CollectRows(rows, pgx.RowTo[string])
 	}
 	if err != nil {
-		b.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return texts
 }
