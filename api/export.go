@@ -10,10 +10,11 @@ import (
 )
 
 type exportRequest struct {
-	Fields []string          `json:"fields"`
-	View   *string           `json:"view"`
-	Views  map[string]string `json:"views"`
-	After  *string           `json:"after"`
+	Fields   []string          `json:"fields"`
+	View     *string           `json:"view"`
+	Views    map[string]string `json:"views"`
+	After    *string           `json:"after"`
+	Previous bool              `json:"previous_tokens"`
 }
 
 // exportRecords streams a collection: a record a line, as it is read alone. A line is written after the entry that says
@@ -28,7 +29,7 @@ func (s *Server) exportRecords(c echo.Context) error {
 	if in.Fields != nil && len(in.Fields) == 0 {
 		return invalid("/fields", "size", "name the fields that are wanted, or leave fields out for all")
 	}
-	x := vault.Export{Collection: c.Param("collection"), Fields: in.Fields, View: given(in.View), Views: in.Views, After: given(in.After)}
+	x := vault.Export{Collection: c.Param("collection"), Fields: in.Fields, View: given(in.View), Views: in.Views, After: given(in.After), Previous: in.Previous}
 	control := http.NewResponseController(c.Response())
 	err := s.vault.ExportRecords(c.Request().Context(), caller(c), x, func(page []vault.Exported) error {
 		_ = control.SetWriteDeadline(time.Now().Add(streamPause))

@@ -100,6 +100,20 @@ func (a *answer) record(rec *vault.Record) {
 		a.close('}')
 	}
 	a.tokens(rec.Tokens)
+	if rec.Previous != nil {
+		a.name("previous_tokens")
+		a.open('{')
+		for _, name := range sorted(rec.Previous) {
+			a.name(name)
+			a.open('[')
+			for _, token := range rec.Previous[name] {
+				a.comma()
+				a.quote(token)
+			}
+			a.close(']')
+		}
+		a.close('}')
+	}
 	a.time("created_at", rec.Created)
 	a.time("updated_at", rec.Updated)
 	if rec.Expires != nil {

@@ -257,7 +257,9 @@ func (b *binder) settle(s *sharing, f *field, plain []byte, supplied string) (er
 	if err != nil {
 		return err
 	}
-	made.space, made.keyVersion = space, b.keyVersion(f)
+	if made.space = space; supplied == "" {
+		made.keyVersion = b.keyVersion(f)
+	}
 	s.text, s.alias, s.made = text, &made, true
 	return nil
 }

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -18,6 +19,7 @@ type Export struct {
 	Fields     []string          // nil: all
 	View       string            // of all fields that Views doesn't name; empty: masked
 	Views      map[string]string // by field
+	Previous   bool              // whether tokens of before are wanted, which a rotation of FPE keys has replaced
 	After      string            // the record behind which an export goes on that was cut short; empty: the first
 }
 
@@ -67,12 +69,13 @@ func (v *Vault) ExportRecords(ctx context.Context, who Caller, x Export, send fu
 
 // exportPlan is an export under way.
 type exportPlan struct {
-	coll   *Collection
-	fields []string
-	view   policy.View
-	views  map[string]policy.View
-	at     ID // the last record that was looked at
-	until  ID // the first that is too late
+	coll     *Collection
+	fields   []string
+	previous bool
+	view     policy.View
+	views    map[string]policy.View
+	at       ID // the last record that was looked at
+	until    ID // the first that is too late
 }
 
 func (p *exportPlan) viewOf(f *field) policy.View {
@@ -88,7 +91,7 @@ func (v *Vault) planExport(ctx context.Context, e *entry, x Export) (*exportPlan
 	if err != nil {
 		return nil, err
 	}
-	p := &exportPlan{coll: coll, fields: x.Fields, views: map[string]policy.View{}}
+	p := &exportPlan{coll: coll, fields: x.Fields, previous: x.Previous, views: map[string]policy.View{}}
 	if p.until, err = newIDAt(v.now()); err != nil {
 		return nil, err
 	}
@@ -189,7 +192,41 @@ func (r *reader) export(ctx context.Context, row *row, p *exportPlan) (*Record, 
 	if err := r.entry.requireUnrestricted(o.facts); err != nil {
 		return nil, err
 	}
-	return r.record(o, p.fields, policy.Export, p.viewOf)
+	rec, err := r.record(o, p.fields, policy.Export, p.viewOf)
+	if err == nil && p.previous {
+		rec.Previous, err = r.previous(o, p.fields)
+	}
+	return rec, err
+}
+
+// previous gives the tokens that the record's values had before, oldest first, and that go on resolving: by them the owner
+// of a column finds which new token stands for which old one.
+func (r *reader) previous(o *opened, fields []string) (map[string][]string, error) {
+	all := map[string][]string{}
+	for _, f := range o.coll.order {
+		current := o.row.ofField(f.number)
+		if current == nil || len(fields) > 0 && !slices.Contains(fields, f.name) {
+			continue
+		}
+		plain, err := r.plain(o, uint32(f.number))
+		if err != nil {
+			return nil, err
+		}
+		older := slices.DeleteFunc(slices.Clone(o.row.aliases), func(a *alias) bool {
+			return a.field != f.number || a.generation >= current.generation
+		})
+		slices.SortFunc(older, func(a, b *alias) int { return cmp.Compare(a.generation, b.generation) })
+		for _, a := range older {
+			text, err := r.keys.openAlias(a, plain)
+			if err != nil {
+				return nil, err
+			}
+			if !slices.Contains(all[f.name], text) { // while alias keys change, a text may have a row under each
+				all[f.name] = append(all[f.name], text)
+			}
+		}
+	}
+	return all, nil
 }
 
 // exportIDs gives the ids of the next records of the collection. It looks at a bounded number of the tenant's records: an index

@@ -77,7 +77,7 @@ type rebinding struct {
 }
 
 // rebind moves records to the index entries and aliases of their values, under the primary keys. An alias of a record's own stays with
-// the field, whatever its value, unless it is to be renewed. With reissue, values whose FPE token was made by an older key get a new one; the old one goes on
+// the field, whatever its value, unless it is to be renewed. With reissue, values whose FPE token an older key has made get a new one; the old one goes on
 // resolving.
 func (r *reader) rebind(ctx context.Context, t *txn, all []*rebinding, reissue bool) error {
 	var own []alias
@@ -300,7 +300,7 @@ func (r *reader) lacking(ctx context.Context, t *txn, s *reshare, attempt int, r
 	}
 	var made alias
 	switch {
-	case s.have == nil, reissue && s.field.strategy == strategyFPE && s.have.keyVersion < m.keyVersion(s.field):
+	case s.have == nil, reissue && s.have.keyVersion > 0 && s.have.keyVersion < m.keyVersion(s.field):
 		generation := int32(1)
 		if s.have != nil {
 			generation = s.have.generation + 1

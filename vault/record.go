@@ -18,6 +18,7 @@ type Record struct {
 	Subject          string
 	Fields           map[string]Secret // each one JSON value
 	Tokens           map[string]string
+	Previous         map[string][]string // tokens of before that go on resolving, by field; only where they were asked for
 	Created, Updated time.Time
 	Expires          *time.Time
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/vaulttest"
 )
@@ -197,6 +199,12 @@ func TestRotatingFPEIssuesNewTokensAndTheOldOnesResolve(t *testing.T) {
 		again, err := c.Tokenize(t.Context(), c.who, vault.Batch{Collection: "people", Items: one(map[string]string{"account": c.pan(i)})})
 		if err != nil || again[0].Tokens["account"] != fresh {
 			t.Errorf("the same value again: %v, another token: %t", err, again[0].Tokens["account"] != fresh)
+		}
+	}
+	all, _ := exported(t, c.Vault, c.who, vault.Export{Collection: "people", Previous: true, Fields: []string{"account", "email"}})
+	for i, id := range c.ids {
+		if diff := cmp.Diff(map[string][]string{"account": {c.tokens[i]["account"]}}, all[id].Previous); diff != "" {
+			t.Errorf("previous tokens of record %d (-want +got):\n%s", i, diff)
 		}
 	}
 	// With its last holder, all tokens of a value stop.

@@ -19,26 +19,28 @@ import (
 )
 
 type exportCmd struct {
-	Out        string   `arg:"" type:"path" help:"Where the records go: .csv, or .ndjson and .jsonl for the server's own lines."`
-	Collection string   `required:"" help:"The collection to take out."`
-	Field      []string `help:"Only this field; repeat it. By default all."`
-	View       string   `default:"masked" enum:"redacted,masked,plain" help:"How much of the values is shown."`
-	ViewOf     []string `sep:"none" placeholder:"FIELD=VIEW" help:"A field's own view; repeat it."`
-	Purpose    string   `help:"What the values are read for."`
-	Restart    bool     `help:"Overwrite the file, if it is there."`
+	Out            string   `arg:"" type:"path" help:"Where the records go: .csv, or .ndjson and .jsonl for the server's own lines."`
+	Collection     string   `required:"" help:"The collection to take out."`
+	Field          []string `help:"Only this field; repeat it. By default all."`
+	View           string   `default:"masked" enum:"redacted,masked,plain" help:"How much of the values is shown."`
+	ViewOf         []string `sep:"none" placeholder:"FIELD=VIEW" help:"A field's own view; repeat it."`
+	Purpose        string   `help:"What the values are read for."`
+	PreviousTokens bool     `help:"Also the tokens that values had before a rotation of fpe keys, and that go on resolving."`
+	Restart        bool     `help:"Overwrite the file, if it is there."`
 
 	connection `embed:""`
 }
 
 // exportedLine is one line of the server's stream.
 type exportedLine struct {
-	Record  string                     `json:"record"`
-	Subject string                     `json:"subject"`
-	Expires string                     `json:"expires_at"`
-	Fields  map[string]json.RawMessage `json:"fields"`
-	Tokens  map[string]string          `json:"tokens"`
-	Status  int                        `json:"status"`
-	Error   json.RawMessage            `json:"error"`
+	Record   string                     `json:"record"`
+	Subject  string                     `json:"subject"`
+	Expires  string                     `json:"expires_at"`
+	Fields   map[string]json.RawMessage `json:"fields"`
+	Tokens   map[string]string          `json:"tokens"`
+	Previous map[string][]string        `json:"previous_tokens"`
+	Status   int                        `json:"status"`
+	Error    json.RawMessage            `json:"error"`
 }
 
 func (x *exportCmd) Run(ctx context.Context) error {
@@ -63,7 +65,7 @@ func (x *exportCmd) Run(ctx context.Context) error {
 		return err
 	}
 	defer f.Close()
-	sink, err := newSink(f, x.Out, x.columns(fields), fields)
+	sink, err := newSink(f, x.Out, x.columns(fields), fields, x.PreviousTokens)
 	if err != nil {
 		return err
 	}
@@ -123,6 +125,9 @@ func (x *exportCmd) stream(ctx context.Context, sink *sink, views map[string]str
 		if n, _ := json.Marshal(given); len(n) > 4 { // neither [] nor {} nor null
 			asked[name] = given
 		}
+	}
+	if x.PreviousTokens {
+		asked["previous_tokens"] = true
 	}
 	if sink.last != "" {
 		asked["after"] = sink.last
@@ -191,13 +196,14 @@ type sink struct {
 	table    *csv.Writer // nil: NDJSON
 	columns  []string
 	fields   map[string]fieldInfo
+	previous bool
 	records  int
 	withheld int
 	last     string
 }
 
-func newSink(f io.Writer, name string, columns []string, fields map[string]fieldInfo) (*sink, error) {
-	s := &sink{out: bufio.NewWriterSize(f, 1<<16), columns: columns, fields: fields}
+func newSink(f io.Writer, name string, columns []string, fields map[string]fieldInfo, previous bool) (*sink, error) {
+	s := &sink{out: bufio.NewWriterSize(f, 1<<16), columns: columns, fields: fields, previous: previous}
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".ndjson", ".jsonl":
 		return s, nil
@@ -209,6 +215,11 @@ func newSink(f io.Writer, name string, columns []string, fields map[string]field
 	head := append([]string{"record", "subject", "expires_at"}, columns...)
 	for _, c := range columns {
 		head = append(head, "token_"+c)
+	}
+	if previous {
+		for _, c := range columns {
+			head = append(head, "previous_tokens_"+c)
+		}
 	}
 	return s, s.table.Write(append(head, "error"))
 }
@@ -237,6 +248,11 @@ func (s *sink) write(line exportedLine, text []byte) error {
 	}
 	for _, c := range s.columns {
 		cells = append(cells, line.Tokens[c])
+	}
+	if s.previous {
+		for _, c := range s.columns {
+			cells = append(cells, strings.Join(line.Previous[c], "\n")) // a token may hold a space, and no control character
+		}
 	}
 	return s.table.Write(append(cells, fault))
 }

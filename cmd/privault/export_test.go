@@ -140,6 +140,35 @@ func TestExportAndImportIntoAnotherTenant(t *testing.T) {
 	}
 }
 
+// After a rotation of FPE keys the owner of a column learns which new token stands for which old one.
+func TestExportSaysWhatTokensWereBefore(t *testing.T) {
+	t.Parallel()
+	i := newImporter(t, "unused", map[string]string{"note": "text"})
+	c := i.caller()
+	c.want(t, http.StatusCreated, http.MethodPut, "/v1/collections/people", movedFields, nil)
+	c.want(t, http.StatusOK, http.MethodPost, "/v1/tokenize", `{"collection":"people","items":[`+movedItem(1)+`,`+movedItem(2)+`]}`, nil)
+	i.export(t, "before.ndjson", "--collection", "people").want(t, 0)
+	before := i.lines(t, "before.ndjson")
+	var rotation struct{ Job string }
+	c.want(t, http.StatusAccepted, http.MethodPost, "/v1/keys/fpe/rotate", `{}`, &rotation)
+	eventually(t, "the job", func() bool {
+		var job struct{ State string }
+		c.want(t, http.StatusOK, http.MethodGet, "/v1/jobs/"+rotation.Job, "", &job)
+		return job.State == "completed"
+	})
+	i.export(t, "after.ndjson", "--collection", "people", "--previous-tokens").want(t, 0)
+	i.export(t, "after.csv", "--collection", "people", "--previous-tokens").want(t, 0)
+	table := readCSV(t, i.path("after.csv"))
+	column := slices.Index(table[0], "previous_tokens_pan")
+	for n, subject := range []string{"cust-1", "cust-2"} {
+		is := i.lines(t, "after.ndjson")[subject]
+		old := before[subject].Tokens["pan"]
+		if is.Tokens["pan"] == old || !slices.Equal(is.Previous["pan"], []string{old}) || len(is.Previous) != 1 || table[1+n][column] != old {
+			t.Errorf("%s: %d previous tokens, the token is new: %t, the table has it: %t", subject, len(is.Previous), is.Tokens["pan"] != old, table[1+n][column] == old)
+		}
+	}
+}
+
 // Columns of another vault's dump: tokens come from where --token says, also from within an object.
 func TestImportBringsTokensAlong(t *testing.T) {
 	t.Parallel()
