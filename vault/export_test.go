@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"bytes"
 	"context"
 	"errors"
 
@@ -155,8 +154,8 @@ func (v *Vault) SweepOrphans(ctx context.Context) error { return v.sweepOrphans(
 // LawLife is how long a tenant's law is used at most.
 const LawLife = lawLife
 
-// SameName says whether two names are equal to a search.
-func SameName(a, b string) bool {
-	typ, _ := datatype.Lookup("name")
-	return bytes.Equal(typ.Normalise([]byte(a)), typ.Normalise([]byte(b)))
+// Normalised is a value of a type as it is matched.
+func Normalised(typ, value string) string {
+	known, _ := datatype.Lookup(typ)
+	return string(known.Normalise([]byte(value)))
 }

@@ -101,8 +101,20 @@ const (
 // What was acknowledged survives kill -9 in the middle of 5,000 calls, and each has its audit entry.
 func TestKilledUnderLoad(t *testing.T) {
 	t.Parallel()
+	killedUnderLoad(t, `{"fields":{"email":{"type":"email"}}}`, 0)
+}
+
+// So do tokens that have rows of their own, and nothing is left of a record that didn't come to be.
+func TestKilledUnderLoadWithAliases(t *testing.T) {
+	t.Parallel()
+	killedUnderLoad(t, `{"fields":{"email":{"type":"email","index":["exact"],"token":{"strategy":"deterministic"}}}}`, 1)
+}
+
+// killedUnderLoad wants so many aliases for each record, and an index entry for each of them and for the value.
+func killedUnderLoad(t *testing.T, definition string, aliases int) {
+	t.Helper()
 	d := startDev(t, t.TempDir(), "--no-sample")
-	d.caller().collection(t, "people", map[string]string{"email": "email"})
+	d.caller().want(t, http.StatusCreated, http.MethodPut, "/v1/collections/people", definition, nil)
 	load := storm(d.caller(), stormConnections, stormCalls, stormMoment)
 	load.await(t)
 	d.kill(t)
@@ -124,6 +136,11 @@ func TestKilledUnderLoad(t *testing.T) {
 		stormCalls, acknowledged, entries, records, keys)
 	if entries < acknowledged || records != entries || keys != records {
 		t.Error("these must be equal, and no fewer than the acknowledgements")
+	}
+	made := vaulttest.CountURL(t, again.DatabaseURL, `select count(*) from privault.aliases`)
+	indexed := vaulttest.CountURL(t, again.DatabaseURL, `select count(*) from privault.blind_index`)
+	if made != aliases*records || indexed != 2*aliases*records {
+		t.Errorf("%d aliases and %d index entries of %d records", made, indexed, records)
 	}
 	again.stop(t, syscall.SIGTERM)
 }
