@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/privault/privault/kms"
 	"github.com/privault/privault/kms/kmstest"
 	"github.com/privault/privault/vault"
@@ -38,7 +40,9 @@ func TestDirectBatchesRunBesideEachOther(t *testing.T) {
 	for name, most := range map[string]int{"by default": 16, "as set": 5} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			registry := prometheus.NewRegistry()
 			b, who := newDirect(t, vaulttest.With(func(c *vault.Config) {
+				c.Metrics = registry
 				if most != 16 {
 					c.KMSInFlight = most
 				}
@@ -71,6 +75,11 @@ func TestDirectBatchesRunBesideEachOther(t *testing.T) {
 			if got := b.KMS.Peak(); got != most {
 				t.Errorf("%d calls at once, want %d", got, most)
 			}
+			for operation, want := range map[string]float64{"wrap_dek": 1000, "unwrap_dek": 1000, "wrap": 2, "unwrap": 2} { // the deployment's root key, and the tenant's
+				if got := kmsCalls(t, registry, operation); got != want {
+					t.Errorf("%v calls %s are counted, want %v", got, operation, want)
+				}
+			}
 			// Others' calls stay what they were.
 			wraps, unwraps = b.KMS.Wraps(), b.KMS.Unwraps()
 			b.Reveal(who, b.MustTokenize(who, "plain", map[string]string{"name": "Jane"}).Tokens["name"])
@@ -79,6 +88,23 @@ func TestDirectBatchesRunBesideEachOther(t *testing.T) {
 			}
 		})
 	}
+}
+
+// kmsCalls is how many calls of an operation went well, as the metrics have it.
+func kmsCalls(t *testing.T, r *prometheus.Registry, operation string) (n float64) {
+	t.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "privault_kms_calls_total" && m.GetLabel()[0].GetValue() == operation && m.GetLabel()[1].GetValue() == "ok" {
+				n += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return n
 }
 
 func TestDirectRecordsLiveLikeOthers(t *testing.T) {
