@@ -48,20 +48,21 @@ func (v *Vault) MoveRoot(ctx context.Context, who Caller, uri string) (done Rota
 }
 
 // MoveRoots puts everything that the deployment's own KMS key holds under another one: all tenants that brought none along,
-// and then the deployment's own keys, by which it is told what is left to do if it is broken off. It gives how many it moved.
-func (v *Vault) MoveRoots(ctx context.Context, uri string) (moved int, err error) {
+// and then the deployment's own keys, by which it is told what is left to do if it is broken off. It tells of each that it moved.
+func (v *Vault) MoveRoots(ctx context.Context, uri string, moved func(who Caller, done Rotation)) error {
 	own, _, err := v.keyring.read(ctx, deploymentTenant)
 	if err != nil {
-		return 0, AsError(err)
+		return AsError(err)
 	}
 	tenants, err := v.Tenants(ctx)
 	if err != nil {
-		return 0, AsError(err)
+		return AsError(err)
 	}
 	move := func(tenant ID) error {
-		_, did, err := v.MoveRoot(ctx, Caller{Tenant: tenant, Roles: []string{operatorRole}}, uri)
+		who := Caller{Tenant: tenant, Roles: []string{operatorRole}}
+		done, did, err := v.MoveRoot(ctx, who, uri)
 		if did {
-			moved++
+			moved(who, done)
 		}
 		return err
 	}
@@ -76,7 +77,7 @@ func (v *Vault) MoveRoots(ctx context.Context, uri string) (moved int, err error
 		}
 	}
 	if len(failed) > 0 {
-		return moved, errors.Join(failed...)
+		return errors.Join(failed...)
 	}
-	return moved, move(deploymentTenant)
+	return move(deploymentTenant)
 }

@@ -97,21 +97,30 @@ func TestACustomersOwnKey(t *testing.T) {
 	his.Forbid("decrypt", false)
 	eventually(t, "he is back", func() bool { return acme.kind(t, tokens[&acme]) == "" })
 
-	moved := run1(t, env, "keys", "move", "--tenant", "acme", "--to", i.kms).want(t, 0)
-	if !strings.Contains(moved.out, "key root\nversion 2\n") {
+	acme.want(t, http.StatusCreated, http.MethodPut, "/v1/collections/direct", `{"kms":"direct","fields":{"email":{"type":"email"}}}`, nil)
+	direct := acme.tokenize(t, "direct", "email", "jane@example.com")
+	moved := run1(t, env, "keys", "move", "--tenant", "acme", "--to", i.kms, "--wait").want(t, 0)
+	if !strings.Contains(moved.out, "key root\nversion 2\njob job_") || !strings.Contains(moved.out, "done 1\n") {
 		t.Errorf("printed %q", moved.out)
 	}
 	if again := run1(t, env, "keys", "move", "--tenant", "acme", "--to", i.kms).want(t, 0); !strings.Contains(again.out, "there already") {
 		t.Errorf("printed %q", again.out)
 	}
-	his.SetDown(true)
-	eventually(t, "his key is needed no more", func() bool { return acme.kind(t, tokens[&acme]) == "" })
+	his.SetDown(true) // it is needed no more, by a server that has nothing in memory either
+	s.stop(t, syscall.SIGTERM)
+	s = startServe(t, env...)
+	for _, token := range []string{tokens[&acme], direct} {
+		acme.url = "http://" + s.public
+		if got := acme.kind(t, token); got != "" {
+			t.Errorf("without his key: %s", got)
+		}
+	}
 	his.SetDown(false)
-	if all := run1(t, env, "keys", "move", "--all", "--to", his.uri).want(t, 0); all.out != "moved 3\n" {
+	if all := run1(t, env, "keys", "move", "--all", "--to", his.uri, "--wait").want(t, 0); !strings.HasPrefix(all.out, "moved 3\njob job_") || !strings.HasSuffix(all.out, "done 1\n") {
 		t.Errorf("printed %q", all.out)
 	}
 	s.stop(t, syscall.SIGTERM)
-	for _, text := range []string{"transit/privault", his.uri, i.kms} {
+	for _, text := range []string{"transit/privault", his.uri, strings.TrimPrefix(strings.Split(i.kms, "?")[0], "local://")} {
 		if strings.Contains(s.stderr.String(), text) {
 			t.Errorf("the server's log names %s", text)
 		}

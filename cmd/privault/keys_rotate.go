@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"text/tabwriter"
@@ -120,7 +121,7 @@ type keysMoveCmd struct {
 	To       string `required:"" placeholder:"URI" help:"The KMS key that is to wrap the root key: that of --kms, or one of --kms-keys."`
 	Tenant   string `required:"" xor:"whose" placeholder:"NAME" help:"Whose keys."`
 	All      bool   `required:"" xor:"whose" help:"The deployment's own keys, and those of all tenants that are under the same KMS key as they."`
-	Wait     bool   `help:"Wait for the job that brings the tenant's directly wrapped data keys along. The servers do the work."`
+	Wait     bool   `help:"Wait for the jobs that bring the directly wrapped data keys along. The servers do the work."`
 	Database `embed:""`
 	Keys     `embed:""`
 }
@@ -132,9 +133,7 @@ func (k *keysMoveCmd) Run(ctx context.Context) error {
 	}
 	defer v.Close()
 	if k.All {
-		moved, err := v.MoveRoots(ctx, k.To)
-		fmt.Printf("moved %d\n", moved)
-		return err
+		return k.moveAll(ctx, v)
 	}
 	who, err := v.Operator(ctx, k.Tenant)
 	if err != nil {
@@ -149,6 +148,26 @@ func (k *keysMoveCmd) Run(ctx context.Context) error {
 		return nil
 	}
 	return tellRotation(ctx, v, who, done, k.Wait)
+}
+
+// moveAll tells of the jobs that it starts: the old KMS key is needed until they have ended.
+func (k *keysMoveCmd) moveAll(ctx context.Context, v *vault.Vault) error {
+	jobs := map[string]vault.Caller{}
+	moved := 0
+	err := v.MoveRoots(ctx, k.To, func(who vault.Caller, done vault.Rotation) {
+		moved++
+		if done.Job != "" {
+			jobs[done.Job] = who
+		}
+	})
+	fmt.Printf("moved %d\n", moved)
+	for job, who := range jobs {
+		fmt.Printf("job %s\n", job)
+		if k.Wait {
+			err = errors.Join(err, follow(ctx, v, who, job))
+		}
+	}
+	return err
 }
 
 // keyVersion is one version of a key.
