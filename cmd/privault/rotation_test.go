@@ -227,7 +227,7 @@ func TestKeysAreListedAndRotatedFromTheCommandLine(t *testing.T) {
 	if values := c.reveal(t, []string{token}); values[0] != "jane@example.com" {
 		t.Errorf("the token stands for %q", values[0])
 	}
-	run1(t, env, "keys", "rotate", "pseudonym", "--tenant", "dev").want(t, exitFailed)
+	run1(t, env, "keys", "rotate", "nonsense", "--tenant", "dev").want(t, exitFailed)
 	run1(t, env, "keys", "list", "--tenant", "nobody").want(t, exitFailed)
 }
 
