@@ -146,7 +146,7 @@ func tables(b *vaulttest.Bench) []table {
 	for schema, url := range map[string]string{"privault": b.OwnerURL, "keystore": b.KeysURL} {
 		for _, name := range rows(b.T(), url, `
 			select schemaname || '.' || tablename from pg_tables
-			where schemaname = $1 and tablename not in ('schema_migrations', 'deployment', 'audit_nodes', 'audit_head')
+			where schemaname = $1 and tablename not in ('schema_migrations', 'deployment', 'audit_nodes', 'audit_head', 'audit_witnesses')
 				and not exists (select from pg_inherits where inhrelid = format('%I.%I', schemaname, tablename)::regclass) order by 1`, schema) {
 			all = append(all, table{name, url})
 		}
