@@ -270,14 +270,34 @@ type recordVersion struct {
 // With a keystore of its own there are two transactions. The keystore's commits first, so a crash between the two
 // leaves at most a DEK that nothing is sealed under, or, of a delete, a record that is shredded already and answers like
 // an unknown one. Neither loses what was acknowledged; such DEKs are swept (orphan.go).
+//
+// An operation whose keys turn out to be older than those in force is run again with newer ones.
 func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do func(*txn) error) error {
+	t, err := v.try(ctx, who, action, do)
+	var late *behind
+	for attempt := 0; errors.As(err, &late) && attempt < maxAttempts; attempt++ {
+		if _, err = v.keyring.atLeast(late.have, late.generation); err == nil {
+			t, err = v.try(ctx, who, action, do)
+		}
+	}
+	switch {
+	case err == nil:
+		return v.shredApart(ctx, t)
+	case t == nil:
+		return err
+	}
+	return v.refuse(ctx, t.entry, err)
+}
+
+// try runs an operation once, with an entry of its own; without one there is no txn either.
+func (v *Vault) try(ctx context.Context, who Caller, action policy.Action, do func(*txn) error) (*txn, error) {
 	e, err := v.open(who, action)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// As Postgres will have it: what an answer says now must be what is read later.
 	t := &txn{who: who, now: v.now().Truncate(time.Microsecond), entry: e, jobs: &v.jobs}
-	err = v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
+	return t, v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
 		t.data, t.keys = tx, tx
 		if !v.store.apart {
 			return v.conclude(ctx, t, do)
@@ -287,10 +307,6 @@ func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do
 			return v.conclude(ctx, t, do)
 		})
 	})
-	if err == nil {
-		return v.shredApart(ctx, t)
-	}
-	return v.refuse(ctx, e, err)
 }
 
 // conclude does the work and writes its entry.

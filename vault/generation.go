@@ -89,7 +89,7 @@ func (r *keyring) atLeast(keys *tenantKeys, generation int32) (*tenantKeys, erro
 }
 
 // holdKeys gives the keys of the generation in force, which stays in force until the transaction ends. Whoever makes a digest or a
-// DEK inside a transaction holds its keys first.
+// DEK inside a transaction holds its keys first: the operation may be run again from its beginning.
 func (t *txn) holdKeys(ctx context.Context, have *tenantKeys) (*tenantKeys, error) {
 	// Two statements: the second one's snapshot must be taken when the lock is held.
 	b := &pgx.Batch{}
@@ -99,5 +99,27 @@ func (t *txn) holdKeys(ctx context.Context, have *tenantKeys) (*tenantKeys, erro
 	if err := t.data.SendBatch(ctx, b).Close(); err != nil {
 		return nil, err
 	}
-	return have.ring.atLeast(have, generation)
+	if held := have.ring.heldKeys(have.tenant); held != nil && held.generation > have.generation {
+		have = held
+	}
+	if have.generation < generation {
+		return nil, &behind{have, generation}
+	}
+	return have, nil
+}
+
+// behind says that an operation was begun with keys that are older than those in force. Within runs it again when it has read them:
+// inside the transaction that would take another connection, which there may be none of as long as this one waits.
+type behind struct {
+	have       *tenantKeys
+	generation int32
+}
+
+func (*behind) Error() string { return "the tenant has newer keys" }
+
+// heldKeys are what is held of a tenant; nil: nothing.
+func (r *keyring) heldKeys(tenant ID) *tenantKeys {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held[tenant].keys
 }

@@ -64,6 +64,7 @@ type tenantKeys struct {
 	kek         *kek           // the KMS key that wraps the root key
 	root        []byte         // opens the keysets again when somebody has rotated one
 	wrapPrimary uint32
+	wrapEnded   map[uint32]bool // keys of `wrap` that were retired
 }
 
 // bound is associated data for what belongs to the tenant as a whole.
@@ -302,7 +303,7 @@ func (r *keyring) build(tenant ID, kek *kek, root []byte, sealed map[string][]by
 		switch name {
 		case "wrap":
 			l := &late{ring: r, keys: k, ids: keyIDs(handle)}
-			k.wrapPrimary = handle.KeysetInfo().GetPrimaryKeyId()
+			k.wrapPrimary, k.wrapEnded = handle.KeysetInfo().GetPrimaryKeyId(), ended(handle)
 			l.uses = r.uses.of(tenant, k.wrapPrimary)
 			l.AEAD, err = aead.New(handle)
 			k.wrap = l
@@ -327,6 +328,17 @@ func (r *keyring) build(tenant ID, kek *kek, root []byte, sealed map[string][]by
 	}
 	k.generation = generationOf(k.versions)
 	return k, nil
+}
+
+// ended are the ids of a keyset's keys that were retired.
+func ended(handle *keyset.Handle) map[uint32]bool {
+	ids := map[uint32]bool{}
+	for _, key := range handle.KeysetInfo().GetKeyInfo() {
+		if key.GetStatus() != tinkpb.KeyStatusType_ENABLED {
+			ids[key.GetKeyId()] = true
+		}
+	}
+	return ids
 }
 
 // keyIDs are the ids of a keyset's keys.

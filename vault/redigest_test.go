@@ -441,3 +441,37 @@ func TestRetiringIsRefusedWhileAnythingNeedsTheKey(t *testing.T) {
 		t.Errorf("by who doesn't run keys: %v", err)
 	}
 }
+
+// A replica that is behind reads the newest keys without a connection that its own transactions may hold.
+func TestChangesOnAReplicaThatIsBehind(t *testing.T) {
+	t.Parallel()
+	b := vaulttest.New(t, vaulttest.With(func(c *vault.Config) { c.MaxConns = 4 }))
+	who := b.Tenant()
+	email := strategy("email", "deterministic")
+	defineFields(t, b, who, "people", map[string]vault.FieldDefinition{"email": email, "name": {Type: "name"}})
+	var items []vault.NewRecord
+	for i := range 16 {
+		items = append(items, vaulttest.Item(map[string]string{"email": fmt.Sprintf("p%d@example.com", i), "name": "Jane"}))
+	}
+	done, err := b.Tokenize(t.Context(), who, vault.Batch{Collection: "people", Items: items})
+	if err != nil {
+		t.Fatal(err)
+	}
+	replica := b.Replica()
+	resolves(t, replica, who, "people", "email", done[0].Tokens["email"])
+	for _, name := range []string{"alias", "wrap"} {
+		if _, err := b.RotateKey(t.Context(), who, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var wait sync.WaitGroup
+	for i, d := range done {
+		wait.Go(func() {
+			rec, err := replica.PatchRecord(t.Context(), who, "people", d.Record, vault.Patch{IfVersion: 1, Fields: map[string]vault.Secret{"name": secret(`"Joan"`)}})
+			if err != nil || rec.Tokens["email"] != d.Tokens["email"] {
+				t.Errorf("record %d: %v", i, err)
+			}
+		})
+	}
+	wait.Wait()
+}
