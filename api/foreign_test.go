@@ -16,7 +16,7 @@ import (
 var nobodys = map[string]string{
 	"collection": "nothing", "record": "rec_0352aQCR9XSdpbm0wI3im5", "principal": "prn_0352aQCR9XSdpbm0wI3im5", "key": "key_0352aQCR9XSdpbm0wI3im5",
 	"transform": "nothing", "subject": "cust-nobody", "certificate": "crt_0352aQCR9XSdpbm0wI3im5", "hold": "hld_0352aQCR9XSdpbm0wI3im5",
-	"policy": "nothing", "purpose": "nothing", "entry": "ent_0352aQCR9XSdpbm0wI3im5", "job": "job_0352aQCR9XSdpbm0wI3im5",
+	"policy": "nothing", "purpose": "nothing", "entry": "ent_0352aQCR9XSdpbm0wI3im5", "job": "job_0352aQCR9XSdpbm0wI3im5", "alarm": "alm_0352aQCR9XSdpbm0wI3im5",
 	"token": "pvtk_nothing", "cursor": "nothing",
 }
 
@@ -43,6 +43,7 @@ var idsElsewhere = []routeLine{
 	{route: "GET /v1/holds", query: "?cursor={cursor}"},
 	{route: "GET /v1/policies", query: "?cursor={cursor}"},
 	{route: "GET /v1/policies/:policy/history", query: "?cursor={cursor}"},
+	{route: "GET /v1/alarms", query: "?cursor={cursor}"},
 	{route: "GET /v1/purposes", query: "?cursor={cursor}"},
 	{route: "GET /v1/principals", query: "?cursor={cursor}"},
 	{route: "GET /v1/subjects/:subject/consents", query: "?cursor={cursor}"},

@@ -93,6 +93,7 @@ func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 		e.GET("/audit/tile/:level"+index, s.auditTile)
 	}
 
+	e.POST("/v1/leaked-keys", s.reportLeakedKey, s.admit)
 	v1 := e.Group("/v1", guards...)
 	v1.RouteNotFound("/*", s.noRoute) // below /v1, strangers hear 401 whatever they ask for
 	v1.GET("/types", s.listTypes)
@@ -151,6 +152,8 @@ func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 	v1.POST("/principals/:principal/keys", s.issueKey)
 	v1.GET("/principals/:principal/keys", s.listAPIKeys)
 	v1.DELETE("/principals/:principal/keys/:key", s.revokeKey)
+	v1.GET("/alarms", s.listAlarms)
+	v1.DELETE("/alarms/:alarm", s.liftAlarm)
 	v1.GET("/jobs/:job", s.getJob)
 	v1.GET("/keys", s.listKeys)
 	v1.POST("/keys/:key/rotate", s.rotateKey)

@@ -362,6 +362,26 @@ CREATE TABLE keystore.tenant_roots (
 
 ALTER TABLE ONLY keystore.tenant_roots FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.alarms (
+    tenant_id uuid NOT NULL,
+    alarm_id uuid NOT NULL,
+    kind text NOT NULL,
+    principal_id uuid NOT NULL,
+    credential_id uuid NOT NULL,
+    network cidr,
+    raised_at timestamp with time zone NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    counted bigint NOT NULL,
+    usual bigint NOT NULL,
+    response text NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    lifted_at timestamp with time zone,
+    lifted_by uuid,
+    CONSTRAINT alarms_response_check CHECK ((response = ANY (ARRAY['alert'::text, 'mask'::text, 'block'::text, 'suspend'::text])))
+);
+
+ALTER TABLE ONLY privault.alarms FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.alias_spaces (
     tenant_id uuid NOT NULL,
     digest bytea NOT NULL,
@@ -467,6 +487,18 @@ CREATE TABLE privault.audit_witnesses (
 );
 
 ALTER TABLE ONLY privault.audit_witnesses FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.behaviour (
+    tenant_id uuid NOT NULL,
+    principal_id uuid NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    revealed bigint NOT NULL,
+    denied bigint NOT NULL,
+    unknown bigint NOT NULL,
+    refused bigint NOT NULL
+);
+
+ALTER TABLE ONLY privault.behaviour FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.blind_index (
     tenant_id uuid NOT NULL,
@@ -642,6 +674,16 @@ CREATE TABLE privault.policies (
 );
 
 ALTER TABLE ONLY privault.policies FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.principal_networks (
+    tenant_id uuid NOT NULL,
+    principal_id uuid NOT NULL,
+    network cidr NOT NULL,
+    first_at timestamp with time zone NOT NULL,
+    last_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY privault.principal_networks FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.principals (
     tenant_id uuid NOT NULL,
@@ -858,6 +900,9 @@ ALTER TABLE ONLY keystore.tenant_keys
 ALTER TABLE ONLY keystore.tenant_roots
     ADD CONSTRAINT tenant_roots_pkey PRIMARY KEY (tenant_id);
 
+ALTER TABLE ONLY privault.alarms
+    ADD CONSTRAINT alarms_pkey PRIMARY KEY (tenant_id, alarm_id);
+
 ALTER TABLE ONLY privault.alias_spaces
     ADD CONSTRAINT alias_spaces_pkey PRIMARY KEY (tenant_id, digest);
 
@@ -884,6 +929,9 @@ ALTER TABLE ONLY privault.audit_nodes
 
 ALTER TABLE ONLY privault.audit_witnesses
     ADD CONSTRAINT audit_witnesses_pkey PRIMARY KEY (witness);
+
+ALTER TABLE ONLY privault.behaviour
+    ADD CONSTRAINT behaviour_pkey PRIMARY KEY (tenant_id, principal_id, hour);
 
 ALTER TABLE ONLY privault.blind_index
     ADD CONSTRAINT blind_index_pkey PRIMARY KEY (tenant_id, digest, record_id);
@@ -932,6 +980,9 @@ ALTER TABLE ONLY privault.key_generations
 
 ALTER TABLE ONLY privault.policies
     ADD CONSTRAINT policies_pkey PRIMARY KEY (tenant_id, name, version);
+
+ALTER TABLE ONLY privault.principal_networks
+    ADD CONSTRAINT principal_networks_pkey PRIMARY KEY (tenant_id, principal_id, network);
 
 ALTER TABLE ONLY privault.principals
     ADD CONSTRAINT principals_name UNIQUE (tenant_id, name);
@@ -989,6 +1040,12 @@ ALTER TABLE ONLY river.river_notification
 
 ALTER TABLE ONLY river.river_queue
     ADD CONSTRAINT river_queue_pkey PRIMARY KEY (name);
+
+CREATE UNIQUE INDEX alarms_once ON privault.alarms USING btree (tenant_id, principal_id, kind, hour, (
+CASE
+    WHEN (kind = 'key-leaked'::text) THEN credential_id
+    ELSE tenant_id
+END));
 
 CREATE UNIQUE INDEX aliases_value ON privault.aliases USING btree (tenant_id, value_digest, generation) WHERE (value_digest IS NOT NULL);
 
@@ -1059,6 +1116,8 @@ ALTER TABLE keystore.tenant_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE keystore.tenant_roots ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.alarms ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.alias_spaces ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.aliases ENABLE ROW LEVEL SECURITY;
@@ -1074,6 +1133,8 @@ ALTER TABLE privault.audit_leaves ENABLE ROW LEVEL SECURITY;
 ALTER TABLE privault.audit_nodes ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.audit_witnesses ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.behaviour ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.blind_index ENABLE ROW LEVEL SECURITY;
 
@@ -1117,6 +1178,8 @@ ALTER TABLE privault.policies ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY presented ON privault.credentials FOR SELECT USING ((digest = ( SELECT privault.presented() AS presented)));
 
+ALTER TABLE privault.principal_networks ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.principals ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.purposes ENABLE ROW LEVEL SECURITY;
@@ -1131,6 +1194,8 @@ ALTER TABLE privault.subject_history ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.subjects ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY tenant ON privault.alarms USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 CREATE POLICY tenant ON privault.alias_spaces USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.aliases USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
@@ -1138,6 +1203,8 @@ CREATE POLICY tenant ON privault.aliases USING ((tenant_id = ( SELECT privault.t
 CREATE POLICY tenant ON privault.audit_entries USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.audit_leaves FOR SELECT USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.behaviour USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.blind_index USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -1162,6 +1229,8 @@ CREATE POLICY tenant ON privault.jobs USING ((tenant_id = ( SELECT privault.tena
 CREATE POLICY tenant ON privault.key_generations USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.policies USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.principal_networks USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.principals USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -1213,6 +1282,8 @@ GRANT SELECT,INSERT,UPDATE ON TABLE keystore.tenant_keys TO privault_keystore;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE keystore.tenant_roots TO privault_keystore;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.alarms TO privault_app;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.alias_spaces TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.aliases TO privault_app;
@@ -1226,6 +1297,8 @@ GRANT SELECT,INSERT ON TABLE privault.audit_leaves TO privault_app;
 GRANT SELECT,INSERT ON TABLE privault.audit_nodes TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.audit_witnesses TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.behaviour TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.blind_index TO privault_app;
 
@@ -1252,6 +1325,8 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.jobs TO privault_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.key_generations TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.policies TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.principal_networks TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.principals TO privault_app;
 

@@ -114,6 +114,7 @@ func (v *Vault) closeGroups() {
 
 // commit hands a change to the group commit and returns once it is durable.
 func (v *Vault) commit(ctx context.Context, c *change) error {
+	v.watcher.see(c.entry)
 	g := v.groupsOf(c.entry.who.Tenant)
 	if len(c.records) > heavy {
 		return g.bulkWrites.ride(ctx, c, c.weight())

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -188,9 +189,14 @@ func (v *Vault) presented(ctx context.Context, sum []byte, known [sha256.Size]by
 		if _, err := tx.Exec(ctx, setTenant, tenantSetting(c.Tenant)); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, `
+		err = tx.QueryRow(ctx, `
 			select roles, disabled_at from privault.principals where tenant_id = $1 and principal_id = $2`,
 			c.Tenant, c.Principal).Scan(&c.Roles, &disabled)
+		if err != nil {
+			return err
+		}
+		c.curbs, err = curbsOf(ctx, tx, c.Tenant, c.Principal, v.now())
+		return err
 	})
 	c.Method = MethodAPIKey
 	now := v.now()
@@ -210,23 +216,23 @@ func (v *Vault) presented(ctx context.Context, sum []byte, known [sha256.Size]by
 	return c, nil
 }
 
-// At is the caller calling from an address. A key that may not be used from there is refused like an unknown one, and
-// the entry says why: its owner reads that, and a thief doesn't.
+// At is the caller calling from an address. A key that may not be used from there, or that an alarm has suspended, is
+// refused like an unknown one, and the entry says why: its owner reads that, and a thief doesn't.
 func (v *Vault) At(ctx context.Context, who Caller, from netip.Addr) (Caller, error) {
 	who.Network = from.Unmap().WithZone("")
-	if len(who.networks) == 0 {
+	response, masked := who.curbed(v.now())
+	who.masked = masked
+	rule := "key-networks"
+	if response != "" {
+		rule = ruleOf(response)
+	} else if len(who.networks) == 0 || slices.ContainsFunc(who.networks, func(p netip.Prefix) bool { return p.Contains(who.Network) }) {
 		return who, nil
-	}
-	for _, p := range who.networks {
-		if p.Contains(who.Network) {
-			return who, nil
-		}
 	}
 	e, err := v.open(who, policy.UseKey)
 	if err != nil {
 		return Caller{}, err
 	}
-	e.Rule, e.Network = "key-networks", who.Network.String()
+	e.Rule, e.Network = rule, who.Network.String()
 	return Caller{}, v.refuse(ctx, e, errUnauthenticated)
 }
 

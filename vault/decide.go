@@ -129,6 +129,9 @@ func (e *entry) question(action policy.Action, view policy.View) policy.Question
 
 // note keeps a ruling for the entry: of several, one that allowed.
 func (e *entry) note(action policy.Action, view policy.View, r policy.Ruling) error {
+	if view == policy.Plain && e.who.masked {
+		r = policy.Ruling{Rule: ruleOf(ResponseMask)} // a response to an alarm (response.go)
+	}
 	e.ruled = r.Rule
 	if e.Rule == "" || r.Allowed {
 		e.Rule = r.Rule

@@ -31,7 +31,7 @@
 //	aliases       alias mint (their texts); index search (blind indexes); bind bond rebind lookup (what ties records to both,
 //	              when they are made, committed, changed and read); reissue (new tokens for old)
 //	transforms    transform
-//	enumeration   budget
+//	behaviour     budget (enumeration); alarm (what is sudden), response (what is done about it)
 //	who may what  tenant principal credential outsider; policies purpose law explain
 //	people        subject hold erasure; consent fact (what they said, as the policy sees it)
 //	evidence      log sequencer safekeeping (the Merkle log); evidence disclosure (reading it)

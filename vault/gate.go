@@ -35,6 +35,8 @@ type Caller struct {
 	// Budget, if any, is asked before the caller hears of values whether they are known; its error refuses the call.
 	Budget func(context.Context, Named) error
 
+	curbs    []curb         // responses to alarms that are in force
+	masked   bool           // one of them shows nothing in clear
 	networks []netip.Prefix // where the key may be used from; empty: anywhere
 }
 
@@ -64,6 +66,8 @@ type Config struct {
 	AuditKeys *audit.Keys // of the audit log; nil: this vault doesn't sequence it
 	AuditCopy string      // file that keeps the log's newest checkpoint outside the database; empty: none
 
+	Alarms AlarmRules // over the default ones
+
 	Now     func() time.Time      // 0: time.Now
 	Log     *slog.Logger          // nil: slog.Default
 	Metrics prometheus.Registerer // nil: not registered anywhere
@@ -83,6 +87,8 @@ type Vault struct {
 	jobs            jobs
 	rotateAfter     time.Duration
 	rotateAfterUses int64
+	alarms          AlarmRules
+	watcher         watcher
 	inFlight        sync.Map // digest of an Idempotency-Key → struct{}{}
 	audit           auditLog
 	refusals        refusals
@@ -103,7 +109,7 @@ func Open(ctx context.Context, c Config) (*Vault, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics(), rotateAfter: c.RotateAfter, rotateAfterUses: c.RotateAfterUses}
+	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics(), rotateAfter: c.RotateAfter, rotateAfterUses: c.RotateAfterUses, alarms: c.Alarms}
 	v.audit.keys = c.AuditKeys
 	if c.AuditCopy != "" {
 		v.audit.copied = &safekeeping{c.AuditCopy}

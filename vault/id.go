@@ -23,6 +23,7 @@ const (
 	entryPrefix      = "aud_"
 	holdPrefix       = "hld_"
 	erasurePrefix    = "crt_"
+	alarmPrefix      = "alm_"
 )
 
 // lastID stands behind every other.

@@ -17,6 +17,7 @@ type metrics struct {
 	items                      *prometheus.CounterVec
 	auditSize, auditLag        prometheus.Gauge
 	auditHalted                prometheus.Gauge
+	alarms                     *prometheus.CounterVec
 	unauthenticated            prometheus.Counter
 }
 
@@ -35,6 +36,8 @@ func newMetrics() *metrics {
 			Name: "privault_kms_calls_total", Help: "Calls of the key management system."}, []string{"operation", "result"}),
 		items: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "privault_items_total", Help: "Items of tokenize and detokenize batches."}, []string{"action", "result"}),
+		alarms: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "privault_alarms_total", Help: "Alarms on sudden behaviour, by kind and response."}, []string{"kind", "response"}),
 		auditSize: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "privault_audit_log_size", Help: "Entries in the audit log's tree, when this replica last sequenced."}),
 		auditLag: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -48,7 +51,7 @@ func newMetrics() *metrics {
 
 func (m *metrics) register(r prometheus.Registerer, s store) error {
 	collectors := []prometheus.Collector{m.commitSize, m.fetchSize, m.keyringHits, m.keyringMisses, m.kmsCalls, m.items,
-		m.auditSize, m.auditLag, m.auditHalted, m.unauthenticated}
+		m.auditSize, m.auditLag, m.auditHalted, m.unauthenticated, m.alarms}
 	for name, db := range map[string]database{"data": s.data, "keystore": s.keys} {
 		collectors = append(collectors, poolGauge(name, "total", "Connections.", db.pool, (*pgxpool.Stat).TotalConns),
 			poolGauge(name, "acquired", "Connections in use.", db.pool, (*pgxpool.Stat).AcquiredConns))

@@ -67,11 +67,16 @@ func (v *Vault) Admit(ctx context.Context, o Outsider) (Caller, error) {
 	}
 	known, refused := false, false
 	err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, `
+		err := tx.QueryRow(ctx, `
 			select exists (select from privault.principals where tenant_id = $1 and principal_id = $2),
 				exists (select from privault.principals where tenant_id = $1 and principal_id = $2 and disabled_at is not null)
 				or exists (select from privault.revoked_tokens where tenant_id = $1 and digest = $3)`,
 			tenant, c.Principal, revocationDigest(o.Authority, o.Credential)).Scan(&known, &refused)
+		if err != nil {
+			return err
+		}
+		c.curbs, err = curbsOf(ctx, tx, tenant, c.Principal, v.now())
+		return err
 	})
 	switch {
 	case err != nil:

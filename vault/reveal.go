@@ -135,6 +135,9 @@ func (v *Vault) eachBehind(ctx context.Context, e *entry, refs []TokenRef, do fu
 func (r *reader) failed(ctx context.Context, err error) *Error {
 	r.entry.Refused++
 	failed := AsError(err)
+	if failed.Kind == TokenNotFound {
+		r.entry.unknown++
+	}
 	if failed.Kind == IntegrityFailure {
 		r.vault.log.ErrorContext(ctx, "integrity failure", "request_id", r.entry.Request, "error", failed)
 	}

@@ -287,12 +287,14 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 	t.Parallel()
 	v := vaulttest.New(t)
 	want := []string{
+		"privault_app privault.alarms INSERT SELECT UPDATE",
 		"privault_app privault.alias_spaces DELETE INSERT SELECT UPDATE",
 		"privault_app privault.aliases DELETE INSERT SELECT UPDATE",
 		"privault_app privault.audit_entries INSERT SELECT",
 		"privault_app privault.audit_head SELECT UPDATE",
 		"privault_app privault.audit_leaves INSERT SELECT",
 		"privault_app privault.audit_nodes INSERT SELECT", "privault_app privault.audit_witnesses INSERT SELECT UPDATE",
+		"privault_app privault.behaviour DELETE INSERT SELECT UPDATE",
 		"privault_app privault.blind_index DELETE INSERT SELECT UPDATE",
 		"privault_app privault.collections DELETE INSERT SELECT UPDATE",
 		"privault_app privault.credentials INSERT SELECT UPDATE",
@@ -306,6 +308,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app privault.jobs DELETE INSERT SELECT UPDATE",
 		"privault_app privault.key_generations INSERT SELECT UPDATE",
 		"privault_app privault.policies INSERT SELECT",
+		"privault_app privault.principal_networks DELETE INSERT SELECT UPDATE",
 		"privault_app privault.principals INSERT SELECT UPDATE",
 		"privault_app privault.purposes DELETE INSERT SELECT UPDATE",
 		"privault_app privault.records DELETE INSERT SELECT UPDATE",

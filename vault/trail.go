@@ -36,6 +36,7 @@ type entry struct {
 
 	touched []touch // records of subjects
 	ruled   string  // the last ruling's rule
+	unknown int     // tokens that were nobody's
 	law     *law
 	rulings map[asked]policy.Ruling
 }
@@ -57,6 +58,7 @@ type resource struct {
 	KMS        string   `json:"kms,omitempty"`     // the name of the KMS key that wraps a root key from now on
 	Subject    string   `json:"subject,omitempty"` // the random id, whose link to the person dies with the person
 	Hold       string   `json:"hold,omitempty"`
+	Alarm      string   `json:"alarm,omitempty"` // its kind is the outcome, its response the rule
 	Erasure    string   `json:"erasure,omitempty"`
 	Month      string   `json:"month,omitempty"` // of audit entries
 	Policy     string   `json:"policy,omitempty"`

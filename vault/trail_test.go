@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -30,6 +31,7 @@ type scene struct {
 	job       string
 
 	hold, certificate string
+	alarm             string
 }
 
 func newScene(t *testing.T, options ...vaulttest.Option) *scene {
@@ -64,6 +66,17 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 	if s.key, err = s.IssueKey(ctx, s.who, s.principal, vault.KeyTerms{}); err != nil {
 		t.Fatal(err)
 	}
+	leaked, err := s.IssueKey(ctx, s.who, s.principal, vault.KeyTerms{})
+	if err == nil {
+		err = s.ReportLeakedKey(ctx, leaked.Key)
+	}
+	alarms, _, listed := s.ListAlarms(ctx, s.who, "", 1)
+	if err := errors.Join(err, listed); err != nil {
+		t.Fatal(err)
+	}
+	s.alarm = alarms[0].ID
+	s.Exec(`insert into privault.principal_networks select tenant_id, principal_id, '192.0.2.0/24', created_at, created_at from privault.principals`)
+	s.Exec(`insert into privault.behaviour select tenant_id, principal_id, date_trunc('hour', created_at), 1, 1, 1, 1 from privault.principals`)
 	if _, err := s.RotateKey(ctx, s.who, "wrap"); err != nil {
 		t.Fatal(err)
 	}
@@ -108,6 +121,13 @@ func operations() []operation {
 	}
 	expired := time.Unix(0, 0)
 	return append(slices.Concat(rightsOperations(), governanceOperations()), []operation{
+		{name: "ReportLeakedKey", action: policy.RaiseAlarm, operator: true, problem: vault.Internal,
+			do: func(s *scene, _ vault.Caller) error { return s.ReportLeakedKey(ctx, s.key.Key) },
+			fail: func(s *scene, _ vault.Caller) error {
+				s.Exec(`alter table privault.alarms drop constraint alarms_response_check, add constraint alarms_response_check check (response = '') not valid`)
+				defer s.Exec(`alter table privault.alarms drop constraint alarms_response_check, add constraint alarms_response_check check (response <> '')`)
+				return s.ReportLeakedKey(ctx, s.key.Key)
+			}},
 		{name: "Tokenize", action: policy.Tokenize, problem: vault.NotFound,
 			do: func(s *scene, who vault.Caller) error {
 				_, err := s.Tokenize(ctx, who, batch("people", nil))
@@ -381,6 +401,20 @@ func operations() []operation {
 				_, err := s.SweepRevocations(ctx, who.Tenant, 10)
 				return err
 			}},
+		{name: "SweepBehaviour", action: policy.Sweep, operator: true, problem: vault.Internal,
+			do: func(s *scene, who vault.Caller) error { _, err := s.SweepBehaviour(ctx, who.Tenant, 10); return err },
+			fail: func(s *scene, who vault.Caller) error {
+				s.Exec(`alter table privault.behaviour rename to elsewhere`)
+				defer s.Exec(`alter table privault.elsewhere rename to behaviour`)
+				_, err := s.SweepBehaviour(ctx, who.Tenant, 10)
+				return err
+			}},
+		{name: "ListAlarms", action: policy.ReadAlarms, problem: vault.Malformed,
+			do:   func(s *scene, who vault.Caller) error { _, _, err := s.ListAlarms(ctx, who, "", 10); return err },
+			fail: func(s *scene, who vault.Caller) error { _, _, err := s.ListAlarms(ctx, who, "x", 10); return err }},
+		{name: "LiftAlarm", action: policy.LiftAlarm, problem: vault.NotFound,
+			do:   func(s *scene, who vault.Caller) error { return s.LiftAlarm(ctx, who, s.alarm) },
+			fail: func(s *scene, who vault.Caller) error { return s.LiftAlarm(ctx, who, "alm_x") }},
 		{name: "CreateTenant", action: policy.CreateTenant, problem: vault.Conflict, operator: true,
 			do: func(s *scene, _ vault.Caller) error {
 				_, err := s.CreateTenant(ctx, "fresh", []string{"admin"}, "")

@@ -35,7 +35,9 @@ func (s *serveCmd) Run(ctx context.Context) error {
 	var unread error
 	v, err := openVault(ctx, s.Database, s.Keys, func(c *vault.Config) {
 		c.Log, c.Metrics = log, metrics
-		unread = s.into(c)
+		var rules error
+		c.Alarms, rules = s.rules()
+		unread = errors.Join(rules, s.into(c))
 	})
 	if err := errors.Join(err, unread); err != nil {
 		return err
@@ -153,6 +155,7 @@ func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) erro
 	g.Go(func() error { return s.sequence(ctx) })
 	g.Go(func() error { return s.askWitnesses(ctx) })
 	g.Go(func() error { return s.noteUses(ctx) })
+	g.Go(func() error { return s.watch(ctx) })
 	s.log.InfoContext(ctx, "serving", "listen", public.Addr().String(), "ops_listen", ops.Addr().String(), "tls", s.public.tls != nil)
 	if ready != nil {
 		g.Go(func() error { return ready(public.Addr(), ops.Addr()) })

@@ -38,6 +38,8 @@ const (
 	WriteConsents    Action = "consent.write" // consents and objections
 	Restrict         Action = "subject.restrict"
 	ReadAudit        Action = "audit.read"
+	ReadAlarms       Action = "alarm.read"
+	LiftAlarm        Action = "alarm.lift" // end the response to one
 	ReadJobs         Action = "job.read"
 	ReadKeys         Action = "key.read"   // the inventory
 	ManageKeys       Action = "key.manage" // rotate, retire and destroy
@@ -55,6 +57,9 @@ const (
 	Sweep            Action = "sweep"         // likewise
 	Work             Action = "job.work"      // likewise: a batch of a job, which was decided on when it was enqueued
 	InspectIndexes   Action = "index.inspect" // likewise: what an index tells whoever reads the database
+
+	// RaiseAlarm is by the service itself, when it notices something.
+	RaiseAlarm Action = "alarm.raise"
 
 	// IntroducePrincipal notes whom a configured authority vouches for; UseKey is refused where a key may not be used,
 	// or no longer; RefuseCall is what a call comes to that ends before its own action; ShipAudit and PruneAudit are that the
@@ -111,6 +116,8 @@ var actions = []struct {
 	{WriteConsents, onVault, 0},
 	{Restrict, onVault, 0},
 	{ReadAudit, onVault, 0},
+	{ReadAlarms, onVault, 0},
+	{LiftAlarm, onVault, 0},
 	{ReadJobs, onVault, 0},
 	{ReadKeys, onVault, 0},
 	{ManageKeys, onVault, runsKeys},
@@ -124,6 +131,7 @@ var actions = []struct {
 	{ReadHold, onVault, 0},
 	{ReleaseHold, onVault, 0},
 	{ReadCertificate, onVault, 0},
+	{RaiseAlarm, onVault, machine},
 	{CreateTenant, onVault, machine},
 	{Sweep, onVault, machine},
 	{Work, onVault, machine},

@@ -37,6 +37,8 @@ consent.read       .      .               .                      .              
 consent.write      .      .               .                      .               .         -           .        .         -          .
 subject.restrict   .      .               .                      .               .         -           .        .         -          .
 audit.read         .      .               .                      .               .         -           -        .         -          .
+alarm.read         -      .               .                      .               .         -           -        -         -          .
+alarm.lift         -      .               .                      .               .         .           .        .         -          .
 job.read           .      .               .                      .               .         .           .        -         -          .
 key.read           .      .               .                      .               .         .           .        -         -          .
 key.manage         .      .               .                      .               .         .           .        -         -          .

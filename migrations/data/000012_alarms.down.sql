@@ -1,0 +1,3 @@
+drop table privault.alarms;
+drop table privault.principal_networks;
+drop table privault.behaviour;
