@@ -183,3 +183,37 @@ func TestATransformMasks(t *testing.T) {
 	c.send(t, "GET", "/v1/transforms/shown", "").want(t, 200)
 	c.send(t, "GET", "/v1/transforms", "").want(t, 200)
 }
+
+// Tokens of a transform are decoded for the purposes that it names, and, as for records without a person, never for one
+// that needs consent.
+func TestATransformsPurposes(t *testing.T) {
+	t.Parallel()
+	c := serve(t).tenant()
+	c.send(t, "PUT", "/v1/purposes/billing", `{"legal_basis":"contract"}`).want(t, 201)
+	c.send(t, "PUT", "/v1/purposes/fraud", `{"legal_basis":"legitimate_interests"}`).want(t, 201)
+	c.send(t, "PUT", "/v1/purposes/letters", `{"legal_basis":"consent"}`).want(t, 201)
+	const shape = `"alphabet":"digits","min_length":12,"max_length":19`
+	c.send(t, "PUT", "/v1/transforms/open", `{`+shape+`}`).want(t, 201)
+	c.send(t, "PUT", "/v1/transforms/some", `{`+shape+`,"purpose_required":true}`).want(t, 201)
+	c.send(t, "PUT", "/v1/transforms/bound", `{`+shape+`,"purposes":["billing"]}`).want(t, 201)
+	c.send(t, "PUT", "/v1/transforms/bound", `{`+shape+`,"purposes":["billing"]}`).want(t, 200)
+	c.send(t, "PUT", "/v1/transforms/bound", `{`+shape+`,"purposes":["fraud"]}`).refused(t, 409, "conflict")
+	c.send(t, "PUT", "/v1/transforms/other", `{`+shape+`,"purposes":["Not a name"]}`).refused(t, 422, "validation-failed")
+	for purpose, allowed := range map[string][3]bool{ // open, some, bound
+		"": {true, false, false}, "billing": {true, true, true}, "fraud": {true, true, false}, "letters": {false, false, false}, "unknown": {true, false, false},
+	} {
+		for i, name := range []string{"open", "some", "bound"} {
+			var headers []string
+			if purpose != "" {
+				headers = []string{"Privault-Purpose: " + purpose}
+			}
+			c.send(t, "POST", "/v1/transforms/"+name+"/encode", `{"items":[{"value":"4111111111111111"}]}`, headers...).want(t, 200)
+			a := c.send(t, "POST", "/v1/transforms/"+name+"/decode", `{"items":[{"value":"4111111111111111"}]}`, headers...)
+			if allowed[i] {
+				a.want(t, 200)
+			} else {
+				a.refused(t, 403, "purpose-not-allowed")
+			}
+		}
+	}
+}

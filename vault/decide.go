@@ -38,10 +38,19 @@ func (e *entry) requireCollection(action policy.Action, name string) error {
 }
 
 // requireTransform asks about the values that pass through a transform. Nobody classified them, so they are restricted.
-func (e *entry) requireTransform(action policy.Action, view policy.View, name string) error {
+// Whose they are is not known, so nobody has consented to anything.
+func (e *entry) requireTransform(action policy.Action, view policy.View, t *Transform) error {
 	q := e.question(action, view)
-	q.Resource = policy.Resource{Field: name, Classification: "restricted"}
-	return e.note(action, view, e.law.policies.Decide(q))
+	q.Resource = policy.Resource{Field: t.Name, Classification: "restricted"}
+	if err := e.note(action, view, e.law.policies.Decide(q)); err != nil {
+		return err
+	}
+	like := &Collection{Definition: Definition{Purposes: t.Definition.Purposes, PurposeRequired: t.Definition.PurposeRequired}}
+	if rule, barred := e.law.barred(action, like, nil, e.who.Purpose, policy.SubjectFacts{}); barred != nil {
+		e.ruled, e.Rule = rule, rule
+		return barred
+	}
+	return nil
 }
 
 // requireSome asks whether a caller may do it to the values of a collection at all: to one of its fields, if the policy

@@ -34,6 +34,8 @@ type TransformDefinition struct {
 	Normalise []string                 `json:"normalise,omitempty"` // likewise
 	Mask      *datatype.MaskDefinition `json:"mask,omitempty"`
 
+	Purposes        []string `json:"purposes,omitempty"`         // that tokens may be decoded for; none: any
+	PurposeRequired bool     `json:"purpose_required,omitempty"` // tokens are decoded for some registered purpose
 	// Erasable is a wish that no transform can grant: true is refused with NotErasable.
 	Erasable bool `json:"erasable,omitempty"`
 }
@@ -65,6 +67,11 @@ func (t *Transform) check() error {
 	if d.Erasable {
 		return &Error{Kind: NotErasable, Fields: []FieldError{{"/erasable", "not-erasable"}},
 			Detail: "a transform stores nothing, so what it encoded can't be erased; use a collection, whose records can"}
+	}
+	var faults []FieldError
+	checkPurposes("/purposes", d.Purposes, func(pointer, rule, _ string) { faults = append(faults, FieldError{pointer, rule}) })
+	if len(faults) > 0 {
+		return &Error{Kind: Invalid, Detail: "purposes are at most 50 names of purposes", Fields: faults}
 	}
 	if d.Type != "" || d.Pattern != "" || len(d.Normalise) > 0 || d.Mask != nil {
 		return t.checkMask()
@@ -321,7 +328,7 @@ func (v *Vault) transformAll(ctx context.Context, e *entry, action policy.Action
 	if action == policy.Decode {
 		view = policy.Plain
 	}
-	if err := e.requireTransform(action, view, name); err != nil {
+	if err := e.requireTransform(action, view, found); err != nil {
 		return nil, err
 	}
 	e.Resources = []resource{{Transform: name}}
