@@ -176,6 +176,6 @@ func (v *Vault) SweepIdempotencyKeys(ctx context.Context, tenant ID, batch int) 
 
 // sweepIdempotencyKeys does it for every tenant, and deletes revocations that are over too.
 func (v *Vault) sweepIdempotencyKeys(ctx context.Context) error {
-	return errors.Join(v.eachTenant(ctx, 1000, v.SweepIdempotencyKeys), v.eachTenant(ctx, 1000, v.SweepRevocations),
-		v.eachTenant(ctx, 1000, v.SweepBehaviour))
+	return errors.Join(v.eachTenant(ctx, v.SweepIdempotencyKeys), v.eachTenant(ctx, v.SweepRevocations),
+		v.eachTenant(ctx, v.SweepBehaviour))
 }

@@ -281,7 +281,7 @@ const jobLife = 30 * 24 * time.Hour
 
 // sweepJobs deletes what every tenant's jobs that ended long ago have left.
 func (v *Vault) sweepJobs(ctx context.Context) error {
-	return v.eachTenant(ctx, 1000, func(ctx context.Context, tenant ID, batch int) (done int, err error) {
+	return v.eachTenant(ctx, func(ctx context.Context, tenant ID, batch int) (done int, err error) {
 		err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
 			t.operator()
 			swept, err := t.data.Exec(ctx, `
@@ -492,15 +492,18 @@ func (w *tickWorker) Work(ctx context.Context, j *river.Job[tickArgs]) error {
 	return nil
 }
 
+// sweepBatch is how many rows a sweep takes at once: a transaction of a few milliseconds.
+const sweepBatch = 1000
+
 // eachTenant runs a bounded sweep over every tenant until none is left over anywhere; do says how many it did of batch at most.
-func (v *Vault) eachTenant(ctx context.Context, batch int, do func(ctx context.Context, tenant ID, batch int) (int, error)) error {
+func (v *Vault) eachTenant(ctx context.Context, do func(ctx context.Context, tenant ID, batch int) (int, error)) error {
 	tenants, err := v.Tenants(ctx)
 	if err != nil {
 		return err
 	}
 	for _, tenant := range tenants {
-		for n := batch; n == batch; {
-			if n, err = do(ctx, tenant, batch); err != nil {
+		for n := sweepBatch; n == sweepBatch; {
+			if n, err = do(ctx, tenant, sweepBatch); err != nil {
 				return err
 			}
 		}
