@@ -26,7 +26,7 @@ func TestNoRouteWithoutACredential(t *testing.T) {
 		"Bearer pvak_" + strings.Repeat("0", 33), "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.", "Bearer " + key + ", Bearer " + key, "Token " + key}
 	checked := 0
 	for _, r := range s.api.Routes() {
-		if r.Pattern == "/openapi.yaml" || strings.HasPrefix(r.Pattern, "/audit/") { // for everybody
+		if r.Pattern == "/openapi.yaml" || r.Pattern == "/v1/leaked-keys" || strings.HasPrefix(r.Pattern, "/audit/") { // for everybody
 			continue
 		}
 		checked++
