@@ -73,13 +73,16 @@ func (b *bonds) columns() []any {
 
 // queueRest takes back what changes brought that were not admitted after all: an alias that leads to nothing would keep
 // its text from others, and a digest of a value that was never stored.
+//
+// What is there is looked for row by row, with a limit: as joins, these looks were planned while the tables were empty, and went
+// through the whole of them for each row once they were full.
 func (b *bonds) queueRest(batch *pgx.Batch, tenant ID) {
 	if len(b.aliasEntry) > 0 {
 		batch.Queue(`
 			delete from privault.aliases a
 			where a.tenant_id = $1 and a.text_digest = any($2) and a.xmin = pg_current_xact_id()::xid
-				and not exists (select from privault.blind_index i where i.tenant_id = $1 and i.digest = a.value_digest)
-				and not exists (select from privault.records r where r.tenant_id = $1 and r.record_id = a.record_id)`, tenant, b.text)
+				and (select true from privault.blind_index i where i.tenant_id = $1 and i.digest = a.value_digest limit 1) is null
+				and (select true from privault.records r where r.tenant_id = $1 and r.record_id = a.record_id limit 1) is null`, tenant, b.text)
 	}
 	var soles [][]byte
 	for i, kind := range b.markKind {
@@ -91,7 +94,7 @@ func (b *bonds) queueRest(batch *pgx.Batch, tenant ID) {
 		batch.Queue(`
 			delete from privault.blind_index i
 			where i.tenant_id = $1 and i.digest = any($2) and i.xmin = pg_current_xact_id()::xid
-				and not exists (select from privault.records r where r.tenant_id = $1 and r.record_id = i.record_id)`, tenant, soles)
+				and (select true from privault.records r where r.tenant_id = $1 and r.record_id = i.record_id limit 1) is null`, tenant, soles)
 	}
 }
 
