@@ -169,14 +169,37 @@ func (k *tenantKeys) openAlias(a *alias, plain []byte) (string, error) {
 	return string(text), nil
 }
 
-// carry makes the row of an alias under the primary key, digest being its value's, with the text that it has.
-func (k *tenantKeys) carry(a *alias, text string, plain, digest []byte) (alias, error) {
-	carried, err := k.sealAlias(a.collection, a.field, text, plain, digest, a.generation)
-	carried.keyVersion = a.keyVersion
-	return carried, err
+// carry makes rows under the primary key of those aliases of a value that have none there yet: every generation, for all their texts
+// resolve. all are its aliases under every key, digest is the value's under the primary one. space digests, if any, are that of the
+// value's space under every key. The older rows go with the last record that still has them.
+func (k *tenantKeys) carry(all []*alias, plain, digest []byte, spaces [][]byte) (carried []alias, from []*alias, err error) {
+	have := map[int32]bool{}
+	for _, a := range all {
+		have[a.generation] = have[a.generation] || bytes.Equal(a.value, digest)
+	}
+	for _, a := range all {
+		if have[a.generation] {
+			continue
+		}
+		have[a.generation] = true
+		text, err := k.openAlias(a, plain)
+		if err != nil {
+			return nil, nil, err
+		}
+		made, err := k.sealAlias(a.collection, a.field, text, plain, digest, a.generation)
+		if err != nil {
+			return nil, nil, err
+		}
+		made.keyVersion = a.keyVersion
+		if a.space != nil {
+			made.space = first(spaces)
+		}
+		carried, from = append(carried, made), append(from, a)
+	}
+	return carried, from, nil
 }
 
-// newest is the alias of a value that is handed out. While alias keys change, one text may have a row under each.
+// newest is the alias of a value that is handed out.
 func newest(have *alias, other *alias) *alias {
 	if have == nil || other.generation > have.generation {
 		return other

@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,9 +23,10 @@ type binder struct {
 type sharing struct {
 	digests [][]byte // of the value, under every key
 	alias   *alias   // nil: not there yet
+	adds    []alias  // that the change makes: a new one, or those that it carries under the primary key
+	relies  [][]byte // digests of texts that must still be there
 	text    string
 	texts   []string // that a new alias may have
-	made    bool     // the alias is new
 	taken   bool     // the alias is in the change
 }
 
@@ -85,7 +85,7 @@ func (b *binder) want(d *draft) error {
 		if f == nil || !f.bound() {
 			continue
 		}
-		marks, err := b.keys.marksOf(b.coll, f, val.plain)
+		marks, err := b.keys.marksOf(b.coll, f, val.plain, nil)
 		if err != nil {
 			return err
 		}
@@ -187,14 +187,10 @@ func (b *binder) give(d *draft) error {
 	}
 	b.aliases = append(b.aliases, d.bound.own...)
 	for _, s := range d.bound.shares {
-		switch {
-		case s.taken:
-		case s.made:
-			b.aliases = append(b.aliases, *s.alias)
-		default:
-			b.relies = append(b.relies, s.alias.text)
+		if !s.taken {
+			b.aliases, b.relies = append(b.aliases, s.adds...), append(b.relies, s.relies...)
+			s.taken = true
 		}
-		s.taken = true
 	}
 	return nil
 }
@@ -228,21 +224,15 @@ func (b *binder) share(d *draft, f *field, plain []byte, supplied string) error 
 
 // settle finds the alias of a value, or makes it.
 func (b *binder) settle(s *sharing, f *field, plain []byte, supplied string) (err error) {
+	var all []*alias
 	var have *alias
 	for _, digest := range s.digests {
-		if a := b.found.byValue[string(digest)]; a != nil {
-			have = newest(have, a)
+		for _, a := range b.found.byValue[string(digest)] {
+			all, have = append(all, a), newest(have, a)
 		}
 	}
 	if have != nil {
-		if s.text, err = b.keys.openAlias(have, plain); err != nil {
-			return err
-		}
-		s.alias = have
-		if !bytes.Equal(have.value, s.digests[0]) {
-			return b.carry(s, f, plain)
-		}
-		return nil
+		return b.take(s, f, plain, all, have)
 	}
 	text, space := supplied, []byte(nil)
 	if text != "" {
@@ -260,20 +250,32 @@ func (b *binder) settle(s *sharing, f *field, plain []byte, supplied string) (er
 	if made.space = space; supplied == "" {
 		made.keyVersion = b.keyVersion(f)
 	}
-	s.text, s.alias, s.made = text, &made, true
+	s.text, s.alias, s.adds = text, &made, []alias{made}
 	return nil
 }
 
-// carry brings an alias under the primary key, beside its older row, which goes with the last record that still has it.
-func (b *binder) carry(s *sharing, f *field, plain []byte) error {
-	space, _, err := b.space(f, plain)
+// take gives a value the alias that it has, and brings it, and the older ones, under the primary key. What the change relies on are the rows that it
+// was prepared from: meanwhile they may have been replaced, or gone with their last record.
+func (b *binder) take(s *sharing, f *field, plain []byte, all []*alias, have *alias) (err error) {
+	if s.text, err = b.keys.openAlias(have, plain); err != nil {
+		return err
+	}
+	spaces, _, err := b.space(f, plain)
 	if err != nil {
 		return err
 	}
-	carried, err := b.keys.carry(s.alias, s.text, plain, s.digests[0])
-	carried.space = first(space)
-	s.alias, s.made = &carried, true
-	return err
+	var from []*alias
+	if s.adds, from, err = b.keys.carry(all, plain, s.digests[0], spaces); err != nil {
+		return err
+	}
+	s.alias, s.relies = have, [][]byte{have.text}
+	for i, a := range from {
+		s.relies = append(s.relies, a.text)
+		if a == have {
+			s.alias = &s.adds[i]
+		}
+	}
+	return nil
 }
 
 // choose takes the first text that is free, if its space is not too full.

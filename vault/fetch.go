@@ -22,9 +22,9 @@ type ask struct {
 // found is what a trip brings: shared by its riders, and not to be changed.
 type found struct {
 	rows    map[ID]*row
-	byValue map[string]*alias // by value digest: the newest
-	byText  map[string]*alias // by text digest
-	taken   map[string]bool   // of soles
+	byValue map[string][]*alias // by value digest
+	byText  map[string]*alias   // by text digest
+	taken   map[string]bool     // of soles
 	used    map[string]int64
 	shared  map[ID][]*alias // by record: of its values
 

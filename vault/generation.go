@@ -14,7 +14,8 @@ import (
 // generation in force. A replica that is behind reads its keysets again, with the root key that it holds, and goes on.
 //
 // Nobody uses a key before its generation is in force: whoever reads keysets that are ahead of the data database raises it
-// first. So a crash between the keystore's commit and that of the data costs nothing.
+// first. So after a crash between the keystore's commit and that of the data nobody is behind unseen; the job that the rotation lacks
+// then is enqueued within the hour (finishRotations).
 
 // generationOf counts the rotations of keysets, by the newest version of each.
 func generationOf(versions map[string]int) (generation int32) {

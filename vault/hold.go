@@ -48,7 +48,8 @@ func (v *Vault) PlaceHold(ctx context.Context, who Caller, h Hold) (Hold, error)
 			return err
 		}
 		// What is sealed under an older key might be sealed after the job that seals it anew.
-		if keys, err = t.holdKeys(ctx, keys); err != nil {
+		keys, err := t.holdKeys(ctx, keys)
+		if err != nil {
 			return err
 		}
 		target, err := t.holdTarget(ctx, keys, h)

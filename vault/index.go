@@ -166,6 +166,20 @@ func others(set *prf.Set) []uint32 {
 	return ids
 }
 
+// label is the label of a record's entry: the one that it has, or one by chance.
+func (x index) label(set *prf.Set, coll *Collection, f *field, derived []byte, had [][]byte) (uint32, error) {
+	if x.mode != smoothed || len(had) == 0 {
+		return x.chance(), nil
+	}
+	all, err := x.digests(set, coll, f, derived)
+	for i, d := range all {
+		if len(without([][]byte{d}, had)) == 0 {
+			return uint32(i % x.n), nil
+		}
+	}
+	return x.chance(), err
+}
+
 // chance is a label for a new entry.
 func (x index) chance() uint32 {
 	if x.mode != smoothed {
@@ -223,7 +237,10 @@ func (f *field) derive(x index, plain []byte) ([]byte, bool) {
 
 // marksOf are the index entries of one value. An entry that no other record may have stands under every key, or two
 // records could have it under one each while the keys change.
-func (k *tenantKeys) marksOf(coll *Collection, f *field, plain []byte) ([]mark, error) {
+//
+// had are the digests that the record has: an entry that is one of many labels keeps its label. Who sees one record under
+// several would learn which belong together.
+func (k *tenantKeys) marksOf(coll *Collection, f *field, plain []byte, had [][]byte) ([]mark, error) {
 	marks := make([]mark, 0, len(f.index))
 	for _, x := range f.index {
 		derived, falls := f.derive(x, plain)
@@ -240,7 +257,11 @@ func (k *tenantKeys) marksOf(coll *Collection, f *field, plain []byte) ([]mark, 
 			}
 			continue
 		}
-		d, err := x.digest(k.index.PRFs[k.index.PrimaryID], coll, f, derived, x.chance())
+		label, err := x.label(k.index, coll, f, derived, had)
+		if err != nil {
+			return nil, err
+		}
+		d, err := x.digest(k.index.PRFs[k.index.PrimaryID], coll, f, derived, label)
 		if err != nil {
 			return nil, err
 		}

@@ -79,6 +79,7 @@ func (v *Vault) periodics() []periodic {
 	return []periodic{
 		{"sweep-idempotency-keys", time.Hour, v.sweepIdempotencyKeys},
 		{"rotate-due-keys", time.Hour, v.rotateDue},
+		{"finish-rotations", time.Hour, v.finishRotations},
 		{"sweep-jobs", 24 * time.Hour, v.sweepJobs},
 		{"erase-deferred", 10 * time.Minute, v.eraseDeferred},
 		{"sweep-orphan-keys", 24 * time.Hour, v.sweepOrphans},

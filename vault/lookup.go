@@ -9,22 +9,22 @@ import (
 
 // The part of a trip that reads aliases and what else stands beside records.
 
-const aliasColumns = `a.text_digest, a.value_digest, a.collection_id, a.field, a.record_id, a.generation, a.key_version, a.sealed_text`
+const aliasColumns = `a.text_digest, a.value_digest, a.collection_id, a.field, a.record_id, a.generation, a.key_version, a.sealed_text, a.space`
 
 // scan reads aliasColumns, and what follows them, of the current row.
 func (a *alias) scan(rows pgx.Rows, more ...any) error {
-	return rows.Scan(append([]any{&a.text, &a.value, &a.collection, &a.field, &a.record, &a.generation, &a.keyVersion, &a.sealed}, more...)...)
+	return rows.Scan(append([]any{&a.text, &a.value, &a.collection, &a.field, &a.record, &a.generation, &a.keyVersion, &a.sealed, &a.space}, more...)...)
 }
 
 func (f *found) queueAliases(b *pgx.Batch, tenant ID, now time.Time, a *ask) {
 	if len(a.values) > 0 {
-		f.byValue = map[string]*alias{}
+		f.byValue = map[string][]*alias{}
 		b.Queue(`select `+aliasColumns+` from privault.aliases a where a.tenant_id = $1 and a.value_digest = any($2)`,
 			tenant, a.values).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
 			if err := have.scan(rows); err != nil {
 				return err
 			}
-			f.byValue[string(have.value)] = newest(f.byValue[string(have.value)], have)
+			f.byValue[string(have.value)] = append(f.byValue[string(have.value)], have)
 			return nil
 		}))
 	}

@@ -85,6 +85,9 @@ type mint struct {
 // them taken, and is tried again.
 const tries = 4
 
+// triesInFull is the same where a space may be filled to over a half: by the texts of two FPE keys.
+const triesInFull = 32
+
 // text makes a text. Every attempt gives another one, if need be; the first of FF1 is always the same.
 func (m *mint) text(f *field, plain []byte, attempt int) (string, error) {
 	switch {
@@ -120,7 +123,11 @@ func (m *mint) texts(f *field, plain []byte) ([]string, error) {
 	if f.shape == nil {
 		return []string{newOpaque()}, nil
 	}
-	texts := make([]string, tries)
+	n := tries
+	if f.strategy == strategyFPE && m.keys.fpe.current() > 1 {
+		n = triesInFull
+	}
+	texts := make([]string, n)
 	for i := range texts {
 		var err error
 		if texts[i], err = m.text(f, plain, i); err != nil {

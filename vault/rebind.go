@@ -115,7 +115,7 @@ func (r *reader) markAgain(m *rebinding, shares reshares) error {
 		if f == nil || !f.bound() {
 			continue
 		}
-		marks, err := r.keys.marksOf(m.coll, f, val.plain)
+		marks, err := r.keys.marksOf(m.coll, f, val.plain, m.row.digests)
 		if err != nil {
 			return err
 		}
@@ -152,7 +152,8 @@ func (r *reader) keepOwn(ctx context.Context, t *txn, m *rebinding) (carried []a
 			return nil, err
 		}
 		if text == nil || m.renew[val.number] {
-			if f.supplied == suppliedRequired && !f.ofValue() {
+			// What was stored before the field took tokens from outside goes on without one.
+			if _, had := m.boxes.Get(val.number); f.supplied == suppliedRequired && !f.ofValue() && !had {
 				return nil, invalid("/fields/"+f.name, "required", "a value of this field is stored with the token that comes with it; a patch has none")
 			}
 			if f.strategy == strategyFormat {
@@ -229,7 +230,7 @@ type reshare struct {
 	plain   []byte
 	digests [][]byte // of the value, under every key
 	users   []*rebinding
-	have    *alias // the newest, under the primary key if there is one
+	all     []*alias // that it has, under every key
 }
 
 // reshares are they, by each of their digests.
@@ -262,9 +263,7 @@ func (r *reader) shareAgain(ctx context.Context, t *txn, all []*rebinding, share
 			if err != nil {
 				return err
 			}
-			if a != nil {
-				missing = append(missing, *a)
-			}
+			missing = append(missing, a...)
 		}
 		if len(missing) == 0 {
 			return r.share(shares)
@@ -278,58 +277,59 @@ func (r *reader) shareAgain(ctx context.Context, t *txn, all []*rebinding, share
 
 // found notes the aliases that there are.
 func (r reshares) found(all []*alias) {
+	for _, s := range r {
+		s.all = nil
+	}
 	for _, a := range all {
-		s := r[string(a.value)]
-		if s == nil || a.field != s.field.number || a.collection != s.coll.id {
-			continue
-		}
-		if have := s.have; have == nil || a.generation > have.generation || a.generation == have.generation && bytes.Equal(a.value, s.digests[0]) {
-			s.have = a
+		if s := r[string(a.value)]; s != nil && a.field == s.field.number && a.collection == s.coll.id {
+			s.all = append(s.all, a)
 		}
 	}
 }
 
-// lacking gives the alias that a value lacks: its first one; or the one that it has, under the primary key; or, with reissue, one of
-// the present FPE key. nil: it has what it needs.
-func (r *reader) lacking(ctx context.Context, t *txn, s *reshare, attempt int, reissue bool) (*alias, error) {
+// have is the alias that is handed out; nil: there is none.
+func (s *reshare) have() (have *alias) {
+	for _, a := range s.all {
+		if bytes.Equal(a.value, s.digests[0]) {
+			have = newest(have, a)
+		}
+	}
+	return have
+}
+
+// lacking gives the aliases that a value lacks: its first one; or those that it has under older keys only, under the primary one; or, with
+// reissue, one of the present FPE key. None: it has what it needs.
+func (r *reader) lacking(ctx context.Context, t *txn, s *reshare, attempt int, reissue bool) ([]alias, error) {
 	m := mint{keys: r.keys, coll: s.coll}
 	at := "/fields/" + s.field.name
 	spaces, limit, err := m.space(s.field, s.plain)
 	if err != nil {
 		return nil, faultIn(err, at)
 	}
-	var made alias
-	switch {
-	case s.have == nil, reissue && s.have.keyVersion > 0 && s.have.keyVersion < m.keyVersion(s.field):
-		generation := int32(1)
-		if s.have != nil {
-			generation = s.have.generation + 1
-		}
-		text, err := t.newText(ctx, &m, s.field, s.plain, attempt)
-		if err != nil {
-			return nil, faultIn(err, at)
-		}
-		if err := t.roomIn(ctx, spaces, limit); err != nil {
-			return nil, err
-		}
-		if made, err = r.keys.sealAlias(s.coll.id, s.field.number, text, s.plain, s.digests[0], generation); err != nil {
-			return nil, err
-		}
-		made.keyVersion = m.keyVersion(s.field)
-	case !bytes.Equal(s.have.value, s.digests[0]):
-		// Its text is taken already, so its space isn't asked whether it is full.
-		text, err := r.keys.openAlias(s.have, s.plain)
-		if err != nil {
-			return nil, err
-		}
-		if made, err = r.keys.carry(s.have, text, s.plain, s.digests[0]); err != nil {
-			return nil, err
-		}
-	default:
-		return nil, nil
+	carried, _, err := r.keys.carry(s.all, s.plain, s.digests[0], spaces)
+	if err != nil || len(carried) > 0 {
+		return carried, err
 	}
-	made.space = first(spaces)
-	return &made, nil
+	have, generation := s.have(), int32(1)
+	if have != nil {
+		if !reissue || have.keyVersion == 0 || have.keyVersion >= m.keyVersion(s.field) {
+			return nil, nil
+		}
+		generation = have.generation + 1
+	}
+	text, err := t.newText(ctx, &m, s.field, s.plain, attempt)
+	if have != nil && errors.Is(err, errTokensChange) {
+		return nil, nil // its space is so full that the new key makes no free text for it: it keeps the one that it has
+	}
+	if err != nil {
+		return nil, faultIn(err, at)
+	}
+	if err := t.roomIn(ctx, spaces, limit); err != nil {
+		return nil, err
+	}
+	made, err := r.keys.sealAlias(s.coll.id, s.field.number, text, s.plain, s.digests[0], generation)
+	made.keyVersion, made.space = m.keyVersion(s.field), first(spaces)
+	return []alias{made}, err
 }
 
 // share gives the records the aliases of their values.
@@ -338,13 +338,14 @@ func (r *reader) share(shares reshares) error {
 		if digest != string(s.digests[0]) {
 			continue
 		}
-		text, err := r.keys.openAlias(s.have, s.plain)
+		have := s.have()
+		text, err := r.keys.openAlias(have, s.plain)
 		if err != nil {
 			return err
 		}
 		for _, m := range s.users {
 			m.bound.texts[uint32(s.field.number)] = text
-			m.bound.marks = append(m.bound.marks, mark{s.have.value, markEntry})
+			m.bound.marks = append(m.bound.marks, mark{have.value, markEntry})
 		}
 	}
 	return nil
@@ -390,7 +391,7 @@ func (t *txn) roomIn(ctx context.Context, spaces [][]byte, limit int64) error {
 
 // newText makes a text that is nobody's yet, under any key.
 func (t *txn) newText(ctx context.Context, m *mint, f *field, plain []byte, attempt int) (string, error) {
-	for ; attempt < maxAttempts; attempt++ {
+	for last := attempt + triesInFull; attempt < last; attempt++ {
 		text, err := m.text(f, plain, attempt)
 		if err != nil {
 			return "", err

@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/policy"
 )
 
 // After a rotation of keys that digests are made with, a job makes the digests anew, record by record: it opens what they are
@@ -12,6 +14,12 @@ import (
 // keys too, and resolves.
 
 const redigestJob = "redigest"
+
+// redigestAt is where the job is: behind this record, with that version of the keyset.
+type redigestAt struct {
+	Record  ID  `json:"record"`
+	Version int `json:"version"`
+}
 
 // redigestBatch is how many records a batch holds still.
 const redigestBatch = 100
@@ -37,9 +45,12 @@ func (v *Vault) redigestCount(ctx context.Context, b *batch) (n int64, err error
 // redigestAhead has the KMS unwrap the DEKs that it has wrapped itself of the records that come next.
 func (v *Vault) redigestAhead(ctx context.Context, b *batch) error {
 	var p keysetParams
-	at := ID{}
+	var at redigestAt
 	if err := errors.Join(b.read(&p), b.resume(&at)); err != nil {
 		return err
+	}
+	if at.Version < b.ring.versions[p.Keyset] {
+		at = redigestAt{}
 	}
 	r := v.newReader(b.ring, nil)
 	r.ahead = true
@@ -52,7 +63,7 @@ func (v *Vault) redigestAhead(ctx context.Context, b *batch) error {
 				select r.record_id, r.version, r.collection_id from privault.records r
 				where r.tenant_id = $1 and r.record_id > $2 and `+digested(p.Keyset)+` order by r.record_id limit $3) n
 			join privault.collections c on c.tenant_id = $1 and c.collection_id = n.collection_id and c.definition->>'kms' = $4`,
-			b.tenant, at, redigestBatch, kmsDirect)
+			b.tenant, at.Record, redigestBatch, kmsDirect)
 		if err != nil {
 			return err
 		}
@@ -79,7 +90,7 @@ func (v *Vault) redigestAhead(ctx context.Context, b *batch) error {
 // redigestStep brings the digests of a batch of records under the primary keys, and, after a rotation of FPE keys, issues new tokens.
 func (v *Vault) redigestStep(ctx context.Context, b *batch) (done int, more bool, err error) {
 	var p keysetParams
-	at := ID{}
+	var at redigestAt
 	if err := errors.Join(b.read(&p), b.resume(&at)); err != nil {
 		return 0, false, err
 	}
@@ -87,13 +98,18 @@ func (v *Vault) redigestStep(ctx context.Context, b *batch) (done int, more bool
 	if err != nil {
 		return 0, false, err
 	}
-	rows, err := b.lockRecords(ctx, at, digested(p.Keyset), redigestBatch)
-	if err != nil || len(rows) == 0 {
-		return 0, false, errors.Join(err, b.settle(ctx, p.Keyset))
+	if newest := keys.versions[p.Keyset]; at.Version < newest {
+		at = redigestAt{Version: newest} // from the beginning: what was done is under an older key again
+	}
+	rows, err := b.nextRecords(ctx, at.Record, p.Keyset, redigestBatch)
+	if err != nil {
+		return 0, false, err
+	}
+	if len(rows) == 0 { // all that there is was done by batches that are durable
+		return 0, false, b.settle(ctx, p.Keyset, at.Version)
 	}
 	r := b.found.(*reader)
 	r.keys, r.entry = keys, b.entry
-	more = len(rows) == redigestBatch
 	all := make([]*rebinding, 0, len(rows))
 	for i, row := range rows {
 		if row.wrapped == nil {
@@ -101,7 +117,7 @@ func (v *Vault) redigestStep(ctx context.Context, b *batch) (done int, more bool
 		}
 		o, err := r.open(ctx, row)
 		if errors.Is(err, errNotAhead) { // the next batch begins with it
-			rows, more = rows[:i], true
+			rows = rows[:i]
 			break
 		}
 		if err != nil {
@@ -117,13 +133,10 @@ func (v *Vault) redigestStep(ctx context.Context, b *batch) (done int, more bool
 	if err != nil {
 		return 0, false, err
 	}
-	if !more {
-		err = b.settle(ctx, p.Keyset)
-	}
 	if len(rows) > 0 {
-		at = rows[len(rows)-1].id
+		at.Record = rows[len(rows)-1].id
 	}
-	return len(rows), more, errors.Join(err, b.leave(at))
+	return len(rows), true, b.leave(at)
 }
 
 // redigest binds records anew to the values that they have.
@@ -187,13 +200,18 @@ func (r *reader) moveSubjects(ctx context.Context, t *txn, all []*rebinding) err
 	return t.data.SendBatch(ctx, b).Close()
 }
 
-// lockRecords reads the next records behind an id, expired ones too, and keeps them, and erasures of their persons, from changing
-// until the transaction ends. One without a DEK was erased.
-func (t *txn) lockRecords(ctx context.Context, after ID, where string, limit int) (all []*row, err error) {
+// nextRecords reads the next records behind an id that have something of a keyset's, expired ones too. One without a DEK was
+// erased. They, and erasures of their persons, are kept from changing until the transaction ends; but not to bring persons
+// under a new key: that changes no record, and locks the persons alone.
+func (t *txn) nextRecords(ctx context.Context, after ID, keysetName string, limit int) (all []*row, err error) {
+	lock := ` for update of r`
+	if keysetName == "pseudonym" {
+		lock = ``
+	}
 	rows, err := t.data.Query(ctx, `
 		select r.record_id, r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.sealed, r.digests
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
-		where r.tenant_id = $1 and r.record_id > $2 and `+where+` order by r.record_id limit $3 for update of r`, t.who.Tenant, after, limit)
+		where r.tenant_id = $1 and r.record_id > $2 and `+digested(keysetName)+` order by r.record_id limit $3`+lock, t.who.Tenant, after, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -208,9 +226,11 @@ func (t *txn) lockRecords(ctx context.Context, after ID, where string, limit int
 	for i, r := range all {
 		byID[r.id], ids[i], subjects[i] = r, r.id, r.subject
 	}
-	if _, err := t.data.Exec(ctx, `
-		select from privault.subjects where tenant_id = $1 and subject_id = any($2) order by subject_id for key share`, t.who.Tenant, subjects); err != nil {
-		return nil, err
+	if lock != `` {
+		if _, err := t.data.Exec(ctx, `
+			select from privault.subjects where tenant_id = $1 and subject_id = any($2) order by subject_id for key share`, t.who.Tenant, subjects); err != nil {
+			return nil, err
+		}
 	}
 	// When nobody can erase any of them any more.
 	b := &pgx.Batch{}
@@ -219,9 +239,59 @@ func (t *txn) lockRecords(ctx context.Context, after ID, where string, limit int
 }
 
 // settle notes that nothing is left that a keyset's older keys made, as far as a job can know.
-func (b *batch) settle(ctx context.Context, name string) error {
+func (b *batch) settle(ctx context.Context, name string, version int) error {
 	_, err := b.keys.Exec(ctx, `
 		update keystore.key_versions k set settled_at = $3 where k.tenant_id = $1 and k.name = $2 and k.settled_at is null
-			and k.version <= $4`, b.who.Tenant, name, b.now, b.ring.versions[name])
+			and k.version <= $4`, b.who.Tenant, name, b.now, version)
+	return err
+}
+
+// finishRotations enqueues the jobs of rotations that are not settled and have none: one that failed for good, or, with a keystore of its
+// own, one that a crash between the two commits has kept from being enqueued.
+func (v *Vault) finishRotations(ctx context.Context) error {
+	tenants, err := v.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tenant := range tenants {
+		var names []string
+		err := v.store.keys.within(ctx, tenant, func(tx pgx.Tx) error {
+			rows, err := tx.Query(ctx, `
+				select name from keystore.key_versions where tenant_id = $1 and version > 1 group by name
+				having max(version) > coalesce(max(version) filter (where settled_at is not null), 0)`, tenant)
+			if err != nil {
+				return err
+			}
+			names, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if remaking[name] == "" {
+				continue
+			}
+			err := v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
+				t.operator()
+				return t.enqueueUnless(ctx, remaking[name], keysetParams{name})
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// enqueueUnless makes a job unless it is there, unfinished.
+func (t *txn) enqueueUnless(ctx context.Context, kind string, params keysetParams) error {
+	var there bool
+	err := t.data.QueryRow(ctx, `
+		select exists (select from privault.jobs where tenant_id = $1 and kind = $2 and params->>'keyset' = $3 and finished_at is null)`,
+		t.who.Tenant, kind, params.Keyset).Scan(&there)
+	if err == nil && !there {
+		_, err = t.enqueue(ctx, kind, params)
+	}
 	return err
 }

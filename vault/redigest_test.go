@@ -459,10 +459,15 @@ func TestChangesOnAReplicaThatIsBehind(t *testing.T) {
 	}
 	replica := b.Replica()
 	resolves(t, replica, who, "people", "email", done[0].Tokens["email"])
+	held := b.Replica()
+	resolves(t, held, who, "people", "email", done[0].Tokens["email"])
 	for _, name := range []string{"alias", "wrap"} {
 		if _, err := b.RotateKey(t.Context(), who, name); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if _, err := held.PlaceHold(t.Context(), who, vault.Hold{Matter: "case-7", Reason: "litigation", Subject: "cust-1"}); err != nil {
+		t.Error("placing a hold: ", err)
 	}
 	var wait sync.WaitGroup
 	for i, d := range done {
@@ -474,4 +479,60 @@ func TestChangesOnAReplicaThatIsBehind(t *testing.T) {
 		})
 	}
 	wait.Wait()
+}
+
+// The tokens that an FPE key made before go on resolving whatever is rotated next, and in which order.
+func TestFPETokensOfBeforeOutliveARotationOfAliasKeys(t *testing.T) {
+	t.Parallel()
+	for _, order := range [][]string{{"fpe", "alias"}, {"alias", "fpe"}, {"fpe", "alias", "fpe", "alias"}} {
+		for _, atOnce := range []bool{false, true} {
+			t.Run(fmt.Sprint(order, " at once ", atOnce), func(t *testing.T) {
+				t.Parallel()
+				c := newCensus(t, "", 30)
+				var jobs []string
+				if !atOnce {
+					c.Work()
+				}
+				for _, name := range order {
+					done, err := c.RotateKey(t.Context(), c.who, name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if jobs = append(jobs, done.Job); !atOnce {
+						c.Finish(c.who, done.Job)
+					}
+				}
+				if atOnce {
+					c.Work()
+				}
+				for _, job := range jobs {
+					c.Finish(c.who, job)
+				}
+				for i := range c.n {
+					if got := resolves(t, c.Vault, c.who, "people", "account", c.tokens[i]["account"])[0]; got != `"`+c.pan(i)+`"` {
+						t.Fatalf("the first token of account %d gives %s", i, got)
+					}
+				}
+				if _, err := c.PatchRecord(t.Context(), c.who, "people", c.ids[0], vault.Patch{IfVersion: 1, Fields: map[string]vault.Secret{"city": secret(`"elsewhere"`)}}); err != nil {
+					t.Fatal(err)
+				}
+				if got := resolves(t, c.Vault, c.who, "people", "account", c.tokens[0]["account"])[0]; got != `"`+c.pan(0)+`"` {
+					t.Errorf("after a change of its record the first token gives %s", got)
+				}
+			})
+		}
+	}
+}
+
+// A rotation whose job never was is finished all the same.
+func TestARotationWithoutItsJobIsFinished(t *testing.T) {
+	t.Parallel()
+	c := newCensus(t, "", 10)
+	if _, err := c.RotateKey(t.Context(), c.who, "index"); err != nil {
+		t.Fatal(err)
+	}
+	c.Exec(`delete from privault.jobs`)
+	c.Work() // periodic work begins with the server
+	await(t, "the rotation", func() bool { return c.RetireKey(t.Context(), c.who, "index", 1) == nil })
+	c.holds(t, "finished", c.Vault)
 }

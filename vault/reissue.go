@@ -200,7 +200,7 @@ func stillThere(a *alias, r *row, locked []*alias) bool {
 // replace does what was planned: first the aliases that records share, so that every record's tokens are the new ones.
 func (x *reissue) replace(ctx context.Context, locked []*alias) error {
 	order := slices.SortedFunc(maps.Keys(x.plans), func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
-	renewed := map[string]bool{} // value digests
+	renewed := map[string]error{} // by value digest: how it went
 	for _, id := range order {
 		p := x.plans[id]
 		for _, number := range slices.Sorted(maps.Keys(p.shared)) {
@@ -245,7 +245,7 @@ func (x *reissue) refuse(ctx context.Context, p *plan, err error) bool {
 }
 
 // renewShared replaces the alias of a value, for all that have the value. All others that the value has stop with it.
-func (x *reissue) renewShared(ctx context.Context, p *plan, number uint32, locked []*alias, renewed map[string]bool) error {
+func (x *reissue) renewShared(ctx context.Context, p *plan, number uint32, locked []*alias, renewed map[string]error) error {
 	f := p.coll.byNumber(number)
 	plain, err := x.plain(p.opened, number)
 	if err != nil {
@@ -267,11 +267,10 @@ func (x *reissue) renewShared(ctx context.Context, p *plan, number uint32, locke
 	if len(old) == 0 {
 		return errMovedAlias
 	}
-	if renewed[string(digests[0])] {
-		return nil
+	if err, done := renewed[string(digests[0])]; done {
+		return err
 	}
-	renewed[string(digests[0])] = true
-	return x.txn.attempt(ctx, func() error {
+	err = x.txn.attempt(ctx, func() error {
 		// The new one has the old one's place: whoever stores the value at the same time, and saw none, must find it taken.
 		text, spaces, err := x.renewed(ctx, p, f, plain)
 		if err != nil {
@@ -282,6 +281,8 @@ func (x *reissue) renewShared(ctx context.Context, p *plan, number uint32, locke
 		}
 		return x.insertShared(ctx, p, f, plain, old, text, first(spaces))
 	})
+	renewed[string(digests[0])] = err
+	return err
 }
 
 func textsOf(all []*alias) [][]byte {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -24,8 +25,20 @@ import (
 
 // RetireKey takes an old version of a keyset out of use.
 func (v *Vault) RetireKey(ctx context.Context, who Caller, name string, version int) error {
+	var credentials string
+	if name == "credential" && who.Tenant == deploymentTenant {
+		// Before the transaction: it looks at every tenant.
+		var err error
+		if credentials, err = v.needsCredentials(ctx, version); err != nil {
+			return v.refuseUnopened(ctx, who, policy.ManageKeys, err)
+		}
+	}
 	return v.endKey(ctx, who, name, version, "retired_at", func(t *txn, set *keysetRow, id uint32) (*keyset.Handle, error) {
-		if why, err := v.needs(ctx, t, name, version, id); err != nil || why != "" {
+		why, err := credentials, error(nil)
+		if name != "credential" {
+			why, err = t.needs(ctx, name, version, id)
+		}
+		if err != nil || why != "" {
 			return nil, orConflict(err, "version %d of the key %s can't be retired: %s", version, name, why)
 		}
 		manager := keyset.NewManagerFromHandle(set.handle)
@@ -61,7 +74,8 @@ func (v *Vault) DestroyKey(ctx context.Context, who Caller, name string, version
 	})
 }
 
-// endKey changes the state of one version of a keyset, alone: writes wait, and find the keyset as it is then.
+// endKey changes the state of one version of a keyset. Writes go on meanwhile: since the version's successor is in force none is
+// admitted that was prepared with it.
 func (v *Vault) endKey(ctx context.Context, who Caller, name string, version int, column string, change func(*txn, *keysetRow, uint32) (*keyset.Handle, error)) error {
 	// Before the transaction: a slow KMS must not hold a connection.
 	keys, err := v.keyring.current(ctx, who.Tenant)
@@ -74,9 +88,6 @@ func (v *Vault) endKey(ctx context.Context, who Caller, name string, version int
 		}
 		if name == rootName {
 			return fail(Conflict, "older root keys are not kept: there is nothing to retire")
-		}
-		if _, err := t.data.Exec(ctx, `select pg_advisory_xact_lock($1)`, keysLock(who.Tenant)); err != nil {
-			return err
 		}
 		sets, root, err := v.keyring.open(ctx, t.keys, keys)
 		if err != nil {
@@ -121,73 +132,68 @@ func orConflict(err error, format string, args ...any) error {
 }
 
 // needs says what still needs a version of a keyset; empty: nothing.
-func (v *Vault) needs(ctx context.Context, t *txn, name string, version int, id uint32) (why string, err error) {
+func (t *txn) needs(ctx context.Context, name string, version int, id uint32) (why string, err error) {
 	switch name {
 	case "token":
 		return "tokens that it made were handed out, and nobody can say whether they are still kept", nil
 	case "pseudonym":
 		return "persons who were erased, or have no record, are found under it until somebody names them again", nil
-	case "credential":
-		return v.needsCredentials(ctx, t, version)
-	case "wrap":
-		return t.needsWrap(ctx, id)
 	}
 	var settled bool
 	err = t.keys.QueryRow(ctx, `
 		select exists (select from keystore.key_versions where tenant_id = $1 and name = $2 and version > $3 and settled_at is not null)`,
 		t.who.Tenant, name, version).Scan(&settled)
-	if err == nil && !settled {
-		return "the job that makes anew what it made has not finished; privault keys rotate starts it again", nil
-	}
-	if err != nil || name != "fpe" {
+	switch {
+	case err != nil:
 		return "", err
+	case !settled:
+		return "the job that makes anew what it made has not finished", nil
+	case name == "wrap":
+		return t.needsWrap(ctx, id)
+	case name == "fpe":
+		return t.needsFPE(ctx)
 	}
-	successor, err := v.successor(ctx, t, name, version)
-	if err != nil {
-		return "", err
-	}
+	return "", nil
+}
+
+// needsFPE counts the transforms that encode: what they made names its key version, and nobody can say where it is kept.
+func (t *txn) needsFPE(ctx context.Context) (string, error) {
 	var transforms int
-	err = t.data.QueryRow(ctx, `
-		select count(*) from privault.transforms where tenant_id = $1 and created_at < $2`, t.who.Tenant, successor).Scan(&transforms)
-	if transforms > 0 {
-		why = fmt.Sprintf("%d transforms are older than its successor, and what they encoded with it is decoded with it", transforms)
+	err := t.data.QueryRow(ctx, `
+		select count(*) from privault.transforms where tenant_id = $1 and coalesce(definition->>'type', '') = ''`, t.who.Tenant).Scan(&transforms)
+	if err != nil || transforms == 0 {
+		return "", err
 	}
-	return why, err
+	return fmt.Sprintf("%d transforms may have encoded with it, and what they encoded is decoded with it", transforms), nil
 }
 
-// successor says when the version after one was known everywhere: what is made with a key, and stored nowhere, proves no generation.
-func (v *Vault) successor(ctx context.Context, t *txn, name string, version int) (made time.Time, err error) {
-	err = t.keys.QueryRow(ctx, `
-		select created_at from keystore.key_versions where tenant_id = $1 and name = $2 and version = $3`, t.who.Tenant, name, version+1).Scan(&made)
-	return made.Add(max(time.Hour, 2*v.keyring.ttl)), err
-}
-
-// needsWrap counts what is wrapped under a key.
+// needsWrap counts the answers to Idempotency-Keys that are wrapped under a key. They aren't wrapped anew, and are gone after a day.
 func (t *txn) needsWrap(ctx context.Context, id uint32) (string, error) {
-	prefix := binary.BigEndian.AppendUint32(nil, id)
-	var deks, holds, answers int64
-	err := t.keys.QueryRow(ctx, `
-		select count(*) from keystore.data_keys where tenant_id = $1 and substring(wrapped from 1 for 1) = '\x01' and substring(wrapped from 2 for 4) = $2`,
-		t.who.Tenant, prefix).Scan(&deks)
-	if err != nil {
+	var answers int
+	err := t.data.QueryRow(ctx, `
+		select count(*) from privault.idempotency_keys where tenant_id = $1 and substring(answer from 2 for 4) = $2 and created_at > $3`,
+		t.who.Tenant, binary.BigEndian.AppendUint32(nil, id), t.now.Add(-idempotencyLife)).Scan(&answers)
+	if err != nil || answers == 0 {
 		return "", err
 	}
-	err = t.data.QueryRow(ctx, `
-		select (select count(*) from privault.holds where tenant_id = $1 and substring(reference from 2 for 4) = $2),
-			(select count(*) from privault.idempotency_keys where tenant_id = $1 and substring(answer from 2 for 4) = $2 and created_at > $3)`,
-		t.who.Tenant, prefix, t.now.Add(-idempotencyLife)).Scan(&holds, &answers)
-	if err != nil || deks+holds+answers == 0 {
-		return "", err
-	}
-	return fmt.Sprintf("%d records, %d legal holds and %d answers to Idempotency-Keys are under it", deks, holds, answers), nil
+	return fmt.Sprintf("%d answers to Idempotency-Keys are under it, for a day at most", answers), nil
 }
 
 // needsCredentials counts the API keys, of whatever tenant, that are as old as a key's successor, and may still be used.
-func (v *Vault) needsCredentials(ctx context.Context, t *txn, version int) (string, error) {
-	successor, err := v.successor(ctx, t, "credential", version)
+func (v *Vault) needsCredentials(ctx context.Context, version int) (string, error) {
+	var successor time.Time
+	err := v.store.keys.within(ctx, deploymentTenant, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `
+			select created_at from keystore.key_versions where tenant_id = $1 and name = 'credential' and version = $2`, deploymentTenant, version+1).Scan(&successor)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil // it has none: it is in use
+	}
 	if err != nil {
 		return "", err
 	}
+	// By then every replica knew the successor.
+	successor, now := successor.Add(max(time.Hour, 2*v.keyring.ttl)), v.now()
 	tenants, err := v.Tenants(ctx)
 	if err != nil {
 		return "", err
@@ -198,7 +204,7 @@ func (v *Vault) needsCredentials(ctx context.Context, t *txn, version int) (stri
 			var some int64
 			err := tx.QueryRow(ctx, `
 				select count(*) from privault.credentials
-				where tenant_id = $1 and created_at < $2 and revoked_at is null and expires_at > $3`, tenant, successor, t.now).Scan(&some)
+				where tenant_id = $1 and created_at < $2 and revoked_at is null and expires_at > $3`, tenant, successor, now).Scan(&some)
 			n += some
 			return err
 		})

@@ -17,6 +17,12 @@ type keysetParams struct {
 // rewrapBatch is how many DEKs a batch wraps anew.
 const rewrapBatch = 250
 
+// rewrapAt is where the job is: behind this DEK, with that version of the keyset.
+type rewrapAt struct {
+	DEK     dekAt `json:"dek"`
+	Version int   `json:"version"`
+}
+
 // dekAt is where a job over all DEKs is: behind this one.
 type dekAt struct {
 	Record  ID    `json:"record"`
@@ -55,24 +61,30 @@ func eachDEK(ctx context.Context, tx pgx.Tx, tenant ID, at *dekAt, limit int, do
 // meanwhile is left alone; one that another replica, which knows the old key only, adds behind the job's back is counted
 // by the inventory, and taken along by the next run.
 func (v *Vault) rewrapStep(ctx context.Context, b *batch) (done int, more bool, err error) {
-	at := dekAt{}
+	var at rewrapAt
 	if err := b.resume(&at); err != nil {
 		return 0, false, err
+	}
+	if b.ring, err = b.holdKeys(ctx, b.ring); err != nil {
+		return 0, false, err
+	}
+	if newest := b.ring.versions["wrap"]; at.Version < newest {
+		at = rewrapAt{Version: newest} // from the beginning: what was done is under an older key again
 	}
 	var records []ID
 	var versions []int32
 	var olds, news [][]byte
 	primary := b.ring.wrapPrimary
-	done, err = b.eachDEK(ctx, &at, rewrapBatch, func(wrapped []byte, _ time.Time) error {
+	done, err = b.eachDEK(ctx, &at.DEK, rewrapBatch, func(wrapped []byte, _ time.Time) error {
 		// Under a retired key there is at most an orphan, which nothing opens and which is swept.
 		if id, named := prefixOf(wrapped); named && (id == primary || b.ring.wrapEnded[id]) || isDirect(wrapped) {
 			return nil
 		}
-		fresh, err := b.ring.rewrap(at.Record, at.Version, wrapped)
+		fresh, err := b.ring.rewrap(at.DEK.Record, at.DEK.Version, wrapped)
 		if err != nil {
 			return err
 		}
-		records, versions = append(records, at.Record), append(versions, at.Version)
+		records, versions = append(records, at.DEK.Record), append(versions, at.DEK.Version)
 		olds, news = append(olds, slices.Clone(wrapped)), append(news, fresh)
 		return nil
 	})
@@ -82,15 +94,13 @@ func (v *Vault) rewrapStep(ctx context.Context, b *batch) (done int, more bool, 
 	if err := b.putWrapped(ctx, records, versions, olds, news); err != nil {
 		return 0, false, err
 	}
-	if more = done == rewrapBatch; !more {
+	if done == 0 { // all that there is was done by batches that are durable
 		if err := b.rewrapHolds(ctx); err != nil {
 			return 0, false, err
 		}
-		if err := b.settle(ctx, "wrap"); err != nil {
-			return 0, false, err
-		}
+		return 0, false, b.settle(ctx, "wrap", at.Version)
 	}
-	return done, more, b.leave(at)
+	return done, true, b.leave(at)
 }
 
 // putWrapped puts DEKs that were wrapped anew in the place of what they were, each if it is that still.

@@ -95,6 +95,8 @@ func (n *newSubjects) supersede(s *subjectDigests) {
 // queueMoves brings subjects, and the erasures of those who were erased, under the primary key.
 func (n *newSubjects) queueMoves(b *pgx.Batch, tenant ID) {
 	if len(n.was) > 0 {
+		// In one order, whoever comes with whom: the updates would lock in whatever order they find.
+		b.Queue(`select from privault.subjects where tenant_id = $1 and digest = any($2) order by digest for update`, tenant, n.was)
 		b.Queue(moveSubjects, tenant, n.was, n.is)
 		b.Queue(moveErasures, tenant, n.was, n.is)
 	}

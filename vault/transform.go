@@ -342,6 +342,14 @@ func (v *Vault) transformAll(ctx context.Context, e *entry, action policy.Action
 	if err != nil {
 		return nil, err
 	}
+	for _, item := range items { // of a version that came since
+		if item.KeyVersion == keys.fpe.current()+1 {
+			if keys, err = v.keyring.newer(keys); err != nil {
+				return nil, err
+			}
+			break
+		}
+	}
 	c := coder{keys: keys, transform: found, decode: action == policy.Decode, versions: map[int32]*version{}, naming: naming{keys: keys}}
 	c.counts = e.who.Budget != nil && !c.decode
 	done := make([]Transformed, len(items))
