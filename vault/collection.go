@@ -370,11 +370,7 @@ func (t *txn) evolveCollection(ctx context.Context, c, before *Collection, d Def
 			return err
 		}
 	}
-	had := map[string]uint16{}
-	for name, f := range before.fields {
-		had[name] = f.number
-	}
-	raw, err := json.Marshal(stored{d, numbers(d, had), normalisers(d, before)})
+	raw, err := json.Marshal(stored{d, numbers(d, before.numbers()), normalisers(d, before)})
 	if err != nil {
 		return err
 	}
@@ -409,6 +405,15 @@ func (t *txn) requireEmpty(ctx context.Context, id ID) error {
 func (t *txn) lockCollection(ctx context.Context, id ID) error {
 	_, err := t.data.Exec(ctx, `select pg_advisory_xact_lock($1)`, collectionLock(id))
 	return err
+}
+
+// numbers are those that the fields have.
+func (c *Collection) numbers() map[string]uint16 {
+	all := map[string]uint16{}
+	for name, f := range c.fields {
+		all[name] = f.number
+	}
+	return all
 }
 
 // numbers gives each new field the next number, in the order of the names, and leaves those that have one.

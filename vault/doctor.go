@@ -136,7 +136,7 @@ func staleOf(ctx context.Context, tx pgx.Tx, tenant ID) (texts []string, err err
 	colls, err := collectionsOf(ctx, tx, tenant)
 	for _, c := range colls {
 		if names := c.Stale(); len(names) > 0 {
-			texts = append(texts, fmt.Sprintf("the collection %s has values that another version normalised, in %s: searches by them may miss some", c.Name, list(names)))
+			texts = append(texts, fmt.Sprintf("the collection %s has values that another version normalised, in %s: searches by them are refused until privault keys rotate index has made their indexes anew", c.Name, list(names)))
 		}
 	}
 	return texts, err

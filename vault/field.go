@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 
@@ -136,6 +137,37 @@ func (c *Collection) Stale() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// normalisedAnew notes that the digests of all fields were made with today's normalisers.
+func (t *txn) normalisedAnew(ctx context.Context) error {
+	colls, err := collectionsOf(ctx, t.data, t.who.Tenant)
+	if err != nil {
+		return err
+	}
+	for _, c := range colls {
+		if len(c.Stale()) == 0 {
+			continue
+		}
+		if err := t.lockCollection(ctx, c.id); err != nil {
+			return err
+		}
+		raw, err := json.Marshal(stored{c.Definition, c.numbers(), normalisers(c.Definition, nil)})
+		if err != nil {
+			return err
+		}
+		// If it has just changed, the job is tried again.
+		done, err := t.data.Exec(ctx, `
+			update privault.collections set definition = $3, version = version + 1
+			where tenant_id = $1 and collection_id = $2 and version = $4`, t.who.Tenant, c.id, raw, c.Version)
+		if err == nil && done.RowsAffected() == 0 {
+			err = fail(Conflict, "the collection %s has changed a moment ago", c.Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Types documents the types that fields can have. It shows nothing of a tenant's, and leaves an entry as every read does.

@@ -189,6 +189,41 @@ func TestAStaleNormaliserIsReported(t *testing.T) {
 	}
 }
 
+func TestAStaleIndexIsRefusedAndMadeAnew(t *testing.T) {
+	t.Parallel()
+	c := newCensus(t, "", 30)
+	replica := c.Replica()
+	c.holds(t, "before", replica)
+	// As a server with another normaliser would have left it: what it made of the values is found by nobody.
+	c.Exec(`update privault.collections set version = version + 1, definition = jsonb_set(definition, '{normalisers,email}', '99')`)
+	c.Exec(`update privault.blind_index set digest = sha256(digest) where sole`)
+	c.Exec(`update privault.records r set digests = (select array_agg(case when exists (
+			select from privault.blind_index i where i.digest = sha256(d) and i.record_id = r.record_id) then sha256(d) else d end)
+		from unnest(r.digests) d)`)
+	fresh := c.Replica()
+	for _, v := range []*vault.Vault{fresh, c.Replica()} {
+		if _, _, err := v.SearchRecords(t.Context(), c.who, seek("people", "email", c.email(1))); kind(err) != vault.Conflict {
+			t.Errorf("searching a stale index: %v", err)
+		}
+	}
+	c.Work()
+	done, err := c.RotateKey(t.Context(), c.who, "index")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Finish(c.who, done.Job)
+	for _, v := range []*vault.Vault{replica, fresh, c.Replica()} {
+		coll, err := v.GetCollection(t.Context(), c.who, "people")
+		if err != nil || len(coll.Stale()) > 0 {
+			t.Errorf("stale are %v, %v", coll.Stale(), err)
+		}
+		c.holds(t, "made anew", v)
+	}
+	if n := c.Count(`select count(*) from privault.blind_index i where not exists (select from privault.records r where r.record_id = i.record_id and i.digest = any(r.digests))`); n > 0 {
+		t.Errorf("%d entries lead to a record that doesn't know of them", n)
+	}
+}
+
 func TestReadingTheTypesLeavesAnEntry(t *testing.T) {
 	t.Parallel()
 	v := vaulttest.New(t)

@@ -106,7 +106,10 @@ func (v *Vault) redigestStep(ctx context.Context, b *batch) (done int, more bool
 		return 0, false, err
 	}
 	if len(rows) == 0 { // all that there is was done by batches that are durable
-		return 0, false, b.settle(ctx, p.Keyset, at.Version)
+		if p.Keyset == "index" {
+			err = b.normalisedAnew(ctx)
+		}
+		return 0, false, errors.Join(err, b.settle(ctx, p.Keyset, at.Version))
 	}
 	r := b.found.(*reader)
 	r.keys, r.entry = keys, b.entry

@@ -126,6 +126,10 @@ func fieldsOf(terms []sought) []*field {
 	return fields
 }
 
+// errStaleIndex refuses what would miss some of the values without saying so.
+var errStaleIndex = fail(Conflict, "the field's index was made by another version of the service, which normalised values otherwise; "+
+	"the operator makes it anew by rotating the key index")
+
 // seek validates the terms and makes their digests.
 func (k *tenantKeys) seek(coll *Collection, s Search) ([]sought, error) {
 	if len(s.Terms) == 0 || len(s.Terms) > maxTerms {
@@ -143,6 +147,9 @@ func (k *tenantKeys) seek(coll *Collection, s Search) ([]sought, error) {
 		x, have := f.indexOf(kind)
 		if !have {
 			return nil, invalid(at+"/field", "not-indexed", "the field does not have that index; its definition names those that it has")
+		}
+		if f.stale {
+			return nil, errStaleIndex
 		}
 		derived, fault := f.equals(x, term.Equals)
 		if fault != nil {
