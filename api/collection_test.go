@@ -159,7 +159,7 @@ func TestDefinitionsThatAreRefused(t *testing.T) {
 		"no strategy":            {field(`{"type":"pan","token":{"strategy":"xor"}}`), fault{"/fields/f/token/strategy", "strategy"}},
 		"shape without strategy": {field(`{"type":"pan","token":{"keep_suffix":4}}`), fault{"/fields/f/token", "not-applicable"}},
 		"retention to come":      {`{"retention":{"keep":"P3Y"},"fields":{"f":{"type":"name"}}}`, fault{"/retention", "not-available"}},
-		"kms to come":            {`{"kms":"direct","fields":{"f":{"type":"name"}}}`, fault{"/kms", "not-available"}},
+		"kms":                    {`{"kms":"remote","fields":{"f":{"type":"name"}}}`, fault{"/kms", "kms"}},
 		"long description":       {`{"description":"` + strings.Repeat("zq", 501) + `","fields":{"f":{"type":"name"}}}`, fault{"/description", "max-length"}},
 		"NUL in description":     {`{"description":"\u0000","fields":{"f":{"type":"name"}}}`, fault{"/description", "max-length"}},
 		"NUL in a field's name":  {`{"fields":{"f\u0000":{"type":"name"}}}`, fault{"/fields", "name"}},
