@@ -193,20 +193,23 @@ func (v *Vault) IndexLeaks(ctx context.Context, tenant ID) (leaks []Leak, err er
 		if !slices.ContainsFunc(c.order, func(f *field) bool { return len(f.index) > 0 }) {
 			continue
 		}
-		err := v.within(ctx, Caller{Tenant: tenant}, policy.InspectIndexes, func(t *txn) error {
-			t.operator()
-			t.entry.Resources = []resource{{Collection: c.Name}}
-			x := inspection{keys: keys, coll: c, found: map[indexPlace][][]byte{}}
-			more, err := x.run(ctx, v, t)
-			for i := range more {
-				more[i].Tenant = name
-			}
-			leaks = append(leaks, more...)
-			return err
-		})
+		e, err := v.open(Caller{Tenant: tenant}, policy.InspectIndexes)
 		if err != nil {
 			return nil, err
 		}
+		e.Rule, e.Resources = "operator", []resource{{Collection: c.Name}}
+		x := inspection{keys: keys, coll: c, found: map[indexPlace][][]byte{}}
+		more, err := x.run(ctx, v, e)
+		if err != nil {
+			return nil, v.refuse(ctx, e, err)
+		}
+		if err := v.commit(ctx, &change{entry: e}); err != nil {
+			return nil, AsError(err)
+		}
+		for i := range more {
+			more[i].Tenant = name
+		}
+		leaks = append(leaks, more...)
 	}
 	return leaks, err
 }
@@ -226,35 +229,44 @@ type indexPlace struct {
 	index string
 }
 
-func (x *inspection) run(ctx context.Context, v *Vault, t *txn) ([]Leak, error) {
-	ids, err := x.sample(ctx, t)
+// run holds no transaction while it computes: all labels of a sample's values take a while.
+func (x *inspection) run(ctx context.Context, v *Vault, e *entry) (leaks []Leak, err error) {
+	var ids []ID
+	err = v.store.data.within(ctx, e.who.Tenant, func(tx pgx.Tx) error {
+		ids, err = x.sample(ctx, tx)
+		return err
+	})
 	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
-	rows, err := v.fetch(ctx, t.who.Tenant, ids)
+	rows, err := v.fetch(ctx, e.who.Tenant, ids)
 	if err != nil {
 		return nil, err
 	}
-	r := v.newReader(x.keys, t.entry)
+	r := v.newReader(x.keys, e)
 	for _, row := range rows {
 		if err := x.look(ctx, r, row); err != nil {
 			return nil, err
 		}
 	}
-	t.entry.Items = x.sampled
-	return x.count(ctx, t)
+	e.Items = x.sampled
+	err = v.store.data.within(ctx, e.who.Tenant, func(tx pgx.Tx) error {
+		leaks, err = x.count(ctx, tx)
+		return err
+	})
+	return leaks, err
 }
 
 // sample picks records at random. It reads the table's pages once, and none of what is sealed.
-func (x *inspection) sample(ctx context.Context, t *txn) ([]ID, error) {
-	err := t.data.QueryRow(ctx, `
-		select count(*) from privault.records where tenant_id = $1 and collection_id = $2`, t.who.Tenant, x.coll.id).Scan(&x.records)
+func (x *inspection) sample(ctx context.Context, tx pgx.Tx) ([]ID, error) {
+	err := tx.QueryRow(ctx, `
+		select count(*) from privault.records where tenant_id = $1 and collection_id = $2`, x.keys.tenant, x.coll.id).Scan(&x.records)
 	if err != nil || x.records == 0 {
 		return nil, err
 	}
 	share := min(100, 100*leakSample/float64(x.records))
-	rows, err := t.data.Query(ctx, `
-		select record_id from privault.records tablesample bernoulli ($3) where tenant_id = $1 and collection_id = $2`, t.who.Tenant, x.coll.id, share)
+	rows, err := tx.Query(ctx, `
+		select record_id from privault.records tablesample bernoulli ($3) where tenant_id = $1 and collection_id = $2`, x.keys.tenant, x.coll.id, share)
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +308,7 @@ func (x *inspection) look(ctx context.Context, r *reader, row *row) error {
 }
 
 // count asks how many records stand under each digest that was met.
-func (x *inspection) count(ctx context.Context, t *txn) (leaks []Leak, err error) {
+func (x *inspection) count(ctx context.Context, tx pgx.Tx) (leaks []Leak, err error) {
 	for _, f := range x.coll.order {
 		for _, index := range f.index {
 			met := x.found[indexPlace{f.number, index.name}]
@@ -305,8 +317,8 @@ func (x *inspection) count(ctx context.Context, t *txn) (leaks []Leak, err error
 			}
 			counts := map[string]int64{}
 			//nolint:rowserrcheck // ForEachRow does
-			rows, err := t.data.Query(ctx, `
-				select digest, count(*) from privault.blind_index where tenant_id = $1 and digest = any($2) group by digest`, t.who.Tenant, met)
+			rows, err := tx.Query(ctx, `
+				select digest, count(*) from privault.blind_index where tenant_id = $1 and digest = any($2) group by digest`, x.keys.tenant, met)
 			if err != nil {
 				return nil, err
 			}

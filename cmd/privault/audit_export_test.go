@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -308,9 +309,10 @@ func TestExportToOTLP(t *testing.T) {
 	const n = 400
 	v := loggedVault(t, n)
 	var got exported
-	calls, partial := 0, false
+	var calls atomic.Int64
+	var partial atomic.Bool
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		calls++
+		call := calls.Add(1)
 		body, err := io.ReadAll(r.Body)
 		var request logs.LogsData // whose JSON is that of an export request
 		if err == nil {
@@ -321,10 +323,10 @@ func TestExportToOTLP(t *testing.T) {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		switch {
-		case partial:
+		case partial.Load():
 			_, _ = io.WriteString(w, `{"partialSuccess":{"rejectedLogRecords":"3","errorMessage":"x"}}`)
 			return
-		case calls == 2 || calls == 4:
+		case call == 2 || call == 4:
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
@@ -359,7 +361,7 @@ func TestExportToOTLP(t *testing.T) {
 	run1(t, nil, args...).want(t, 0)
 	got.complete(t, n)
 	got.proves(t, v)
-	partial = true
+	partial.Store(true)
 	if f := run1(t, nil, args...).want(t, exitFailed); !strings.Contains(f.err, "refuses") || slices.Contains(strings.Fields(f.err), "s3cret") {
 		t.Error(f.err)
 	}
