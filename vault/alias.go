@@ -169,10 +169,10 @@ func (k *tenantKeys) openAlias(a *alias, plain []byte) (string, error) {
 	return string(text), nil
 }
 
-// carry makes rows under the primary key of those aliases of a value that have none there yet: every generation, for all their texts
-// resolve. all are its aliases under every key, digest is the value's under the primary one. space digests, if any, are that of the
-// value's space under every key. The older rows go with the last record that still has them.
-func (k *tenantKeys) carry(all []*alias, plain, digest []byte, spaces [][]byte) (carried []alias, from []*alias, err error) {
+// carry makes rows under the primary key of those aliases of a value that have none there yet: every generation, for all their
+// texts resolve. all are its aliases under every key, digest is the value's under the primary one. The older rows go with the
+// last record that still has them.
+func (m *mint) carry(f *field, all []*alias, plain, digest []byte) (carried []alias, from []*alias, err error) {
 	have := map[int32]bool{}
 	for _, a := range all {
 		have[a.generation] = have[a.generation] || bytes.Equal(a.value, digest)
@@ -182,16 +182,20 @@ func (k *tenantKeys) carry(all []*alias, plain, digest []byte, spaces [][]byte) 
 			continue
 		}
 		have[a.generation] = true
-		text, err := k.openAlias(a, plain)
+		text, err := m.keys.openAlias(a, plain)
 		if err != nil {
 			return nil, nil, err
 		}
-		made, err := k.sealAlias(a.collection, a.field, text, plain, digest, a.generation)
+		made, err := m.keys.sealAlias(a.collection, a.field, text, plain, digest, a.generation)
 		if err != nil {
 			return nil, nil, err
 		}
 		made.keyVersion = a.keyVersion
 		if a.space != nil {
+			spaces, _, err := m.space(f, plain)
+			if err != nil {
+				return nil, nil, err
+			}
 			made.space = first(spaces)
 		}
 		carried, from = append(carried, made), append(from, a)

@@ -254,18 +254,14 @@ func (b *binder) settle(s *sharing, f *field, plain []byte, supplied string) (er
 	return nil
 }
 
-// take gives a value the alias that it has, and brings it, and the older ones, under the primary key. What the change relies on are the rows that it
-// was prepared from: meanwhile they may have been replaced, or gone with their last record.
+// take gives a value the alias that it has, and brings it, and the older ones, under the primary key. What the change relies on
+// are the rows that it was prepared from: meanwhile they may have been replaced, or gone with their last record.
 func (b *binder) take(s *sharing, f *field, plain []byte, all []*alias, have *alias) (err error) {
 	if s.text, err = b.keys.openAlias(have, plain); err != nil {
 		return err
 	}
-	spaces, _, err := b.space(f, plain)
-	if err != nil {
-		return err
-	}
 	var from []*alias
-	if s.adds, from, err = b.keys.carry(all, plain, s.digests[0], spaces); err != nil {
+	if s.adds, from, err = b.carry(f, all, plain, s.digests[0]); err != nil {
 		return err
 	}
 	s.alias, s.relies = have, [][]byte{have.text}

@@ -38,9 +38,13 @@ func (b *bonds) add(c *change) {
 	for _, text := range c.relies {
 		b.relyEntry, b.rely = append(b.relyEntry, id), append(b.rely, text)
 	}
-	for i := range c.aliases {
-		a := &c.aliases[i]
-		b.aliasEntry, b.text, b.value = append(b.aliasEntry, id), append(b.text, a.text), append(b.value, a.value)
+	b.addAliases(id, c.aliases)
+}
+
+func (b *bonds) addAliases(entry ID, all []alias) {
+	for i := range all {
+		a := &all[i]
+		b.aliasEntry, b.text, b.value = append(b.aliasEntry, entry), append(b.text, a.text), append(b.value, a.value)
 		b.sealedAs, b.aliasCollection = append(b.sealedAs, a.sealed), append(b.aliasCollection, a.collection)
 		b.aliasField, b.aliasRecord = append(b.aliasField, int32(a.field)), append(b.aliasRecord, a.record)
 		b.generation, b.keyVersion = append(b.generation, a.generation), append(b.keyVersion, a.keyVersion)

@@ -229,7 +229,7 @@ func (p *parcel) add(c *change) error {
 	var collection *ID
 	if c.schema != (schemaRef{}) {
 		collection = &c.schema.collection
-		p.locks = append(p.locks, collectionLock(*collection), keysLock(c.entry.who.Tenant))
+		p.locks = append(p.locks, collectionLock(*collection))
 	}
 	p.collection, p.version = append(p.collection, collection), append(p.version, c.schema.version)
 	p.generation = append(p.generation, c.schema.generation)
@@ -270,8 +270,8 @@ func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit
 		b.Queue(insertEntries, tenant, p.entry, p.principal, p.at, p.action, p.outcome, p.body).Query(admitted)
 		return
 	}
-	// Its own statement: the next one's snapshot must be taken when the locks are held.
-	b.Queue(`select pg_advisory_xact_lock_shared(l) from unnest($1::bigint[]) l`, p.locks)
+	// Its own statement: the next one's snapshot must be taken when the locks are held. That of the keys comes first, as in holdKeys.
+	b.Queue(`select pg_advisory_xact_lock_shared(l) from unnest($1::bigint[]) l`, append([]int64{keysLock(tenant)}, p.locks...))
 	p.subjects.queue(b, tenant, now)
 	keys, wrapped := insertTogetherKeys, p.wrapped
 	if apart {

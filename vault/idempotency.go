@@ -161,20 +161,16 @@ func readAnswer(plain []byte) ([]Tokenized, error) {
 
 // SweepIdempotencyKeys deletes up to batch Idempotency-Keys of one tenant whose time is over, and gives how many.
 func (v *Vault) SweepIdempotencyKeys(ctx context.Context, tenant ID, batch int) (deleted int, err error) {
-	err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
-		t.operator()
+	return v.sweep(ctx, tenant, func(t *txn) (int64, error) {
 		done, err := t.data.Exec(ctx, `
 			delete from privault.idempotency_keys where tenant_id = $1 and digest in (
 				select digest from privault.idempotency_keys where tenant_id = $1 and created_at <= $2
 				limit $3 for update skip locked)`, tenant, t.now.Add(-idempotencyLife), batch)
-		deleted = int(done.RowsAffected())
-		t.entry.Items = deleted
-		return err
+		return done.RowsAffected(), err
 	})
-	return deleted, err
 }
 
-// sweepIdempotencyKeys does it for every tenant, and deletes revocations that are over too.
+// sweepIdempotencyKeys does it for every tenant, and deletes revocations that are over, and behaviour that is too long ago, too.
 func (v *Vault) sweepIdempotencyKeys(ctx context.Context) error {
 	return errors.Join(v.eachTenant(ctx, v.SweepIdempotencyKeys), v.eachTenant(ctx, v.SweepRevocations),
 		v.eachTenant(ctx, v.SweepBehaviour))

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -45,15 +46,8 @@ func digestInput(purpose string, collection ID, field uint16) []byte {
 // allDigests are the digests of one input under every key of a set, the primary one first: until everything is under the
 // primary, what is looked for may be under another.
 func allDigests(set *prf.Set, input []byte) ([][]byte, error) {
-	first, err := set.ComputePrimaryPRF(input, digestSize)
-	if err != nil {
-		return nil, err
-	}
-	all := [][]byte{first}
-	for id, key := range set.PRFs {
-		if id == set.PrimaryID {
-			continue
-		}
+	all := make([][]byte, 0, len(set.PRFs))
+	for _, key := range keysOf(set) {
 		d, err := key.ComputePRF(input, digestSize)
 		if err != nil {
 			return nil, err
@@ -61,6 +55,19 @@ func allDigests(set *prf.Set, input []byte) ([][]byte, error) {
 		all = append(all, d)
 	}
 	return all, nil
+}
+
+// keysOf are the enabled keys of a set, the primary one first.
+func keysOf(set *prf.Set) []prf.PRF {
+	keys := make([]prf.PRF, 1, len(set.PRFs))
+	for id, key := range set.PRFs {
+		if id == set.PrimaryID {
+			keys[0] = key
+		} else {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // index is one of a field's blind indexes. A value that is frequent shows as a digest that is frequent, so a field of skewed
@@ -143,9 +150,9 @@ func (x index) digests(set *prf.Set, coll *Collection, f *field, derived []byte)
 		labels = x.n
 	}
 	var all [][]byte
-	for _, id := range append([]uint32{set.PrimaryID}, others(set)...) {
+	for _, key := range keysOf(set) {
 		for label := range labels {
-			d, err := x.digest(set.PRFs[id], coll, f, derived, uint32(label))
+			d, err := x.digest(key, coll, f, derived, uint32(label))
 			if err != nil {
 				return nil, err
 			}
@@ -155,17 +162,6 @@ func (x index) digests(set *prf.Set, coll *Collection, f *field, derived []byte)
 	return all, nil
 }
 
-// others are the ids of a set's keys but the primary one.
-func others(set *prf.Set) []uint32 {
-	var ids []uint32
-	for id := range set.PRFs {
-		if id != set.PrimaryID {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
 // label is the label of a record's entry: the one that it has, or one by chance.
 func (x index) label(set *prf.Set, coll *Collection, f *field, derived []byte, had [][]byte) (uint32, error) {
 	if x.mode != smoothed || len(had) == 0 {
@@ -173,7 +169,7 @@ func (x index) label(set *prf.Set, coll *Collection, f *field, derived []byte, h
 	}
 	all, err := x.digests(set, coll, f, derived)
 	for i, d := range all {
-		if len(without([][]byte{d}, had)) == 0 {
+		if has(had, d) {
 			return uint32(i % x.n), nil
 		}
 	}
@@ -310,8 +306,8 @@ func (t *txn) countBound(ctx context.Context, records []ID) (aliases, entries in
 	return aliases, entries, err
 }
 
-// unbindAll removes what leads to each record by the digest beside it. It locks the aliases first: who hands one out to another record meanwhile has either committed that before, and is
-// seen by the statement that looks for holders, or finds the alias gone.
+// unbindAll removes what leads to each record by the digest beside it. It locks the aliases first: who hands one out to another
+// record meanwhile has either committed that before, and is seen by the statement that looks for holders, or finds the alias gone.
 func (t *txn) unbindAll(ctx context.Context, records []ID, digests [][]byte) (aliases, entries int, err error) {
 	_, err = t.data.Exec(ctx, `
 		select from privault.aliases where tenant_id = $1 and value_digest = any($2) order by value_digest, generation for update`,
@@ -342,14 +338,17 @@ func (t *txn) dropAliases(ctx context.Context, records []ID, digests [][]byte) (
 			returning a.space
 		), gone as (
 			select space from own union all select space from orphaned
-		), freed as (
-			update privault.alias_spaces s set used = s.used - g.n
-			from (select space, count(*) as n from gone where space is not null group by space) g
-			where s.tenant_id = $1 and s.digest = g.space
-		)
+		)`+freeSpaces+`
 		select count(*) from gone`, t.who.Tenant, digests, records).Scan(&gone)
 	return gone, err
 }
+
+// freeSpaces gives the texts of aliases that are gone back to their spaces.
+const freeSpaces = `, freed as (
+			update privault.alias_spaces s set used = s.used - g.n
+			from (select space, count(*) as n from gone where space is not null group by space) g
+			where s.tenant_id = $1 and s.digest = g.space
+		)`
 
 // digestsOf are the digests of marks, as records.digests has them; nil for none.
 func digestsOf(marks []mark) [][]byte {
@@ -360,11 +359,16 @@ func digestsOf(marks []mark) [][]byte {
 	return all
 }
 
+// has says whether a digest is among others.
+func has(digests [][]byte, d []byte) bool {
+	return slices.ContainsFunc(digests, func(have []byte) bool { return bytes.Equal(have, d) })
+}
+
 // without are the digests of all that others don't have.
 func without(all, others [][]byte) [][]byte {
 	var left [][]byte
 	for _, d := range all {
-		if !slices.ContainsFunc(others, func(o []byte) bool { return slices.Equal(o, d) }) {
+		if !has(others, d) {
 			left = append(left, d)
 		}
 	}

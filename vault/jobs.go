@@ -39,8 +39,8 @@ import (
 //		return n, n == N, b.leave(last)               // where the next batch goes on
 //	}
 //
-// A batch is a transaction with an audit entry of its own, in the tenant's name and the job's, like any operation; the cursor and the progress commit with it, so a
-// crash repeats nothing and skips nothing. (With a keystore of its own its part commits first, so what a step does there must bear
+// A batch is a transaction with an audit entry of its own, in the tenant's name and the job's, like any operation; the cursor and
+// the progress commit with it, so a crash repeats nothing and skips nothing. (With a keystore of its own its part commits first, so what a step does there must bear
 // repeating.) Any replica works any job, one batch of a job at a time. Parameters and cursors hold ids, names and counts: never a
 // value, a token or free text.
 
@@ -283,17 +283,13 @@ const jobLife = 30 * 24 * time.Hour
 // sweepJobs deletes what every tenant's jobs that ended long ago have left.
 func (v *Vault) sweepJobs(ctx context.Context) error {
 	return v.eachTenant(ctx, func(ctx context.Context, tenant ID, batch int) (done int, err error) {
-		err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
-			t.operator()
+		return v.sweep(ctx, tenant, func(t *txn) (int64, error) {
 			swept, err := t.data.Exec(ctx, `
 				delete from privault.jobs where tenant_id = $1 and job_id in (
 					select job_id from privault.jobs where tenant_id = $1 and finished_at < $2 limit $3 for update skip locked)`,
 				tenant, t.now.Add(-jobLife), batch)
-			done = int(swept.RowsAffected())
-			t.entry.Items = done
-			return err
+			return swept.RowsAffected(), err
 		})
-		return done, err
 	})
 }
 
@@ -512,6 +508,18 @@ func (v *Vault) eachTenant(ctx context.Context, do func(ctx context.Context, ten
 	return nil
 }
 
+// sweep is one transaction of what nobody asks for, in a tenant's name, with its entry. It gives how many things were done.
+func (v *Vault) sweep(ctx context.Context, tenant ID, do func(*txn) (int64, error)) (done int, err error) {
+	err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
+		t.operator()
+		n, err := do(t)
+		done = int(n)
+		t.entry.Items = done
+		return err
+	})
+	return done, err
+}
+
 // enqueueFor makes a job of a kind without parameters for every tenant that needs one; nil: for every tenant.
 func (v *Vault) enqueueFor(ctx context.Context, kind string, needs func(ctx context.Context, tx pgx.Tx, tenant ID) (bool, error)) error {
 	tenants, err := v.Tenants(ctx)
@@ -527,10 +535,9 @@ func (v *Vault) enqueueFor(ctx context.Context, kind string, needs func(ctx cont
 			})
 		}
 		if err == nil && needed {
-			err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
-				t.operator()
+			_, err = v.sweep(ctx, tenant, func(t *txn) (int64, error) {
 				_, err := t.enqueue(ctx, kind, struct{}{})
-				return err
+				return 0, err
 			})
 		}
 		if err != nil {

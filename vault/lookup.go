@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -126,5 +125,5 @@ func (r *row) leads(a *alias) bool {
 	if want == nil {
 		want = a.text
 	}
-	return slices.ContainsFunc(r.digests, func(d []byte) bool { return slices.Equal(d, want) })
+	return has(r.digests, want)
 }

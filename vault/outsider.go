@@ -159,15 +159,11 @@ const maxTokenLife = 25 * time.Hour
 
 // SweepRevocations deletes up to batch revocations of one tenant that have outlived their tokens, and gives how many.
 func (v *Vault) SweepRevocations(ctx context.Context, tenant ID, batch int) (deleted int, err error) {
-	err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
-		t.operator()
+	return v.sweep(ctx, tenant, func(t *txn) (int64, error) {
 		done, err := t.data.Exec(ctx, `
 			delete from privault.revoked_tokens where tenant_id = $1 and digest in (
 				select digest from privault.revoked_tokens where tenant_id = $1 and expires_at <= $2
 				limit $3 for update skip locked)`, tenant, t.now, batch)
-		deleted = int(done.RowsAffected())
-		t.entry.Items = deleted
-		return err
+		return done.RowsAffected(), err
 	})
-	return deleted, err
 }

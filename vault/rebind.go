@@ -76,12 +76,12 @@ type rebinding struct {
 	bound  bound           // what the record is bound to then
 }
 
-// rebind moves records to the index entries and aliases of their values, under the primary keys. An alias of a record's own stays with
-// the field, whatever its value, unless it is to be renewed. With reissue, values whose FPE token an older key has made get a new one; the old one goes on
-// resolving.
+// rebind moves records to the index entries and aliases of their values, under the primary keys. An alias of a record's own
+// stays with the field, whatever its value, unless it is to be renewed. With reissue, values whose FPE token an older key has
+// made get a new one; the old one goes on resolving.
 func (r *reader) rebind(ctx context.Context, t *txn, all []*rebinding, reissue bool) error {
 	var own []alias
-	shares := reshares{}
+	shares := reshares{by: map[string]*reshare{}}
 	for _, m := range all {
 		m.bound.texts = map[uint32]string{}
 		if !m.coll.bound && len(m.row.digests) == 0 {
@@ -92,14 +92,14 @@ func (r *reader) rebind(ctx context.Context, t *txn, all []*rebinding, reissue b
 			return err
 		}
 		own = append(own, carried...)
-		if err := r.markAgain(m, shares); err != nil {
+		if err := r.markAgain(m, &shares); err != nil {
 			return err
 		}
 	}
 	if inserted, err := t.insertAliases(ctx, own); err != nil || inserted < len(own) {
 		return errors.Join(err, errMovedAlias)
 	}
-	if err := r.shareAgain(ctx, t, all, shares, reissue); err != nil {
+	if err := r.shareAgain(ctx, t, all, &shares, reissue); err != nil {
 		return err
 	}
 	if err := t.mark(ctx, all); err != nil {
@@ -109,7 +109,7 @@ func (r *reader) rebind(ctx context.Context, t *txn, all []*rebinding, reissue b
 }
 
 // markAgain gives a record the index entries of its values, and notes which of them share an alias.
-func (r *reader) markAgain(m *rebinding, shares reshares) error {
+func (r *reader) markAgain(m *rebinding, shares *reshares) error {
 	for _, val := range m.values {
 		f := m.coll.byNumber(val.number)
 		if f == nil || !f.bound() {
@@ -127,20 +127,18 @@ func (r *reader) markAgain(m *rebinding, shares reshares) error {
 		if err != nil {
 			return err
 		}
-		s := shares[string(digests[0])]
+		s := shares.by[string(digests[0])]
 		if s == nil {
 			s = &reshare{coll: m.coll, field: f, plain: val.plain, digests: digests}
-			for _, d := range digests {
-				shares[string(d)] = s
-			}
+			shares.add(s)
 		}
 		s.users = append(s.users, m)
 	}
 	return nil
 }
 
-// keepOwn carries the record's own aliases on, those of fields that keep a value, and gives the rows that they get under the primary
-// key, if they aren't there yet: the older ones go when the record is unbound from them.
+// keepOwn carries the record's own aliases on, those of fields that keep a value, and gives the rows that they get under the
+// primary key, if they aren't there yet: the older ones go when the record is unbound from them.
 func (r *reader) keepOwn(ctx context.Context, t *txn, m *rebinding) (carried []alias, err error) {
 	for _, val := range m.values {
 		f := m.coll.byNumber(val.number)
@@ -167,7 +165,7 @@ func (r *reader) keepOwn(ctx context.Context, t *txn, m *rebinding) (carried []a
 		if a.text, err = r.keys.alias.ComputePrimaryPRF(textInput(m.coll.id, f.number, string(text)), digestSize); err != nil {
 			return nil, err
 		}
-		if len(without([][]byte{a.text}, m.row.digests)) > 0 {
+		if !has(m.row.digests, a.text) {
 			if f.strategy == strategyFormat {
 				spaces, _, err := (&mint{keys: r.keys, coll: m.coll}).space(f, val.plain)
 				if err != nil {
@@ -233,17 +231,27 @@ type reshare struct {
 	all     []*alias // that it has, under every key
 }
 
-// reshares are they, by each of their digests.
-type reshares map[string]*reshare
+// reshares are those of some records.
+type reshares struct {
+	all []*reshare
+	by  map[string]*reshare // each of their digests
+}
+
+func (r *reshares) add(s *reshare) {
+	r.all = append(r.all, s)
+	for _, d := range s.digests {
+		r.by[string(d)] = s
+	}
+}
 
 // shareAgain finds or makes the aliases of values, and locks them together with those that the records leave.
-func (r *reader) shareAgain(ctx context.Context, t *txn, all []*rebinding, shares reshares, reissue bool) error {
-	if len(shares) == 0 {
+func (r *reader) shareAgain(ctx context.Context, t *txn, all []*rebinding, shares *reshares, reissue bool) error {
+	if len(shares.all) == 0 {
 		return nil
 	}
 	var digests [][]byte
-	for digest := range shares {
-		digests = append(digests, []byte(digest))
+	for _, s := range shares.all {
+		digests = append(digests, s.digests...)
 	}
 	for _, m := range all {
 		digests = append(digests, m.row.digests...)
@@ -255,10 +263,7 @@ func (r *reader) shareAgain(ctx context.Context, t *txn, all []*rebinding, share
 		}
 		shares.found(locked)
 		var missing []alias
-		for digest, s := range shares {
-			if digest != string(s.digests[0]) {
-				continue
-			}
+		for _, s := range shares.all {
 			a, err := r.lacking(ctx, t, s, attempt, reissue)
 			if err != nil {
 				return err
@@ -266,7 +271,7 @@ func (r *reader) shareAgain(ctx context.Context, t *txn, all []*rebinding, share
 			missing = append(missing, a...)
 		}
 		if len(missing) == 0 {
-			return r.share(shares)
+			return r.share(shares.all)
 		}
 		if _, err := t.insertAliases(ctx, missing); err != nil {
 			return err
@@ -276,12 +281,12 @@ func (r *reader) shareAgain(ctx context.Context, t *txn, all []*rebinding, share
 }
 
 // found notes the aliases that there are.
-func (r reshares) found(all []*alias) {
-	for _, s := range r {
+func (r *reshares) found(all []*alias) {
+	for _, s := range r.all {
 		s.all = nil
 	}
 	for _, a := range all {
-		if s := r[string(a.value)]; s != nil && a.field == s.field.number && a.collection == s.coll.id {
+		if s := r.by[string(a.value)]; s != nil && a.field == s.field.number && a.collection == s.coll.id {
 			s.all = append(s.all, a)
 		}
 	}
@@ -297,16 +302,12 @@ func (s *reshare) have() (have *alias) {
 	return have
 }
 
-// lacking gives the aliases that a value lacks: its first one; or those that it has under older keys only, under the primary one; or, with
-// reissue, one of the present FPE key. None: it has what it needs.
+// lacking gives the aliases that a value lacks: its first one; or those that it has under older keys only, under the primary
+// one; or, with reissue, one of the present FPE key. None: it has what it needs.
 func (r *reader) lacking(ctx context.Context, t *txn, s *reshare, attempt int, reissue bool) ([]alias, error) {
 	m := mint{keys: r.keys, coll: s.coll}
 	at := "/fields/" + s.field.name
-	spaces, limit, err := m.space(s.field, s.plain)
-	if err != nil {
-		return nil, faultIn(err, at)
-	}
-	carried, _, err := r.keys.carry(s.all, s.plain, s.digests[0], spaces)
+	carried, _, err := m.carry(s.field, s.all, s.plain, s.digests[0])
 	if err != nil || len(carried) > 0 {
 		return carried, err
 	}
@@ -316,6 +317,10 @@ func (r *reader) lacking(ctx context.Context, t *txn, s *reshare, attempt int, r
 			return nil, nil
 		}
 		generation = have.generation + 1
+	}
+	spaces, limit, err := m.space(s.field, s.plain)
+	if err != nil {
+		return nil, faultIn(err, at)
 	}
 	text, err := t.newText(ctx, &m, s.field, s.plain, attempt)
 	if have != nil && errors.Is(err, errTokensChange) {
@@ -333,11 +338,8 @@ func (r *reader) lacking(ctx context.Context, t *txn, s *reshare, attempt int, r
 }
 
 // share gives the records the aliases of their values.
-func (r *reader) share(shares reshares) error {
-	for digest, s := range shares {
-		if digest != string(s.digests[0]) {
-			continue
-		}
+func (r *reader) share(shares []*reshare) error {
+	for _, s := range shares {
 		have := s.have()
 		text, err := r.keys.openAlias(have, s.plain)
 		if err != nil {
@@ -415,9 +417,8 @@ func (t *txn) insertAliases(ctx context.Context, all []alias) (inserted int, err
 	if len(all) == 0 {
 		return 0, nil
 	}
-	c := &change{entry: t.entry, aliases: all}
 	var b bonds
-	b.add(c)
+	b.addAliases(t.entry.id, all)
 	err = t.data.QueryRow(ctx, `
 		with inserted as (
 			insert into privault.aliases (tenant_id, text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)
@@ -443,7 +444,7 @@ func (t *txn) mark(ctx context.Context, all []*rebinding) error {
 	var sole []bool
 	for _, r := range all {
 		for _, m := range r.bound.marks {
-			if m.kind != markOwn && len(without([][]byte{m.digest}, r.row.digests)) > 0 {
+			if m.kind != markOwn && !has(r.row.digests, m.digest) {
 				records, fresh, sole = append(records, r.row.id), append(fresh, m.digest), append(sole, m.kind == markSole)
 			}
 		}

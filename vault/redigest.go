@@ -5,8 +5,6 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/privault/privault/vault/policy"
 )
 
 // After a rotation of keys that digests are made with, a job makes the digests anew, record by record: it opens what they are
@@ -19,6 +17,18 @@ const redigestJob = "redigest"
 type redigestAt struct {
 	Record  ID  `json:"record"`
 	Version int `json:"version"`
+}
+
+// redigestAt gives the keyset that the job is about, and where it is with these keys.
+func (b *batch) redigestAt(keys *tenantKeys) (name string, at redigestAt, err error) {
+	var p keysetParams
+	if err := errors.Join(b.read(&p), b.resume(&at)); err != nil {
+		return "", at, err
+	}
+	if newest := keys.versions[p.Keyset]; at.Version < newest {
+		at = redigestAt{Version: newest} // from the beginning: what was done is under an older key again
+	}
+	return p.Keyset, at, nil
 }
 
 // redigestBatch is how many records a batch holds still.
@@ -44,24 +54,20 @@ func (v *Vault) redigestCount(ctx context.Context, b *batch) (n int64, err error
 
 // redigestAhead has the KMS unwrap the DEKs that it has wrapped itself of the records that come next.
 func (v *Vault) redigestAhead(ctx context.Context, b *batch) error {
-	var p keysetParams
-	var at redigestAt
-	if err := errors.Join(b.read(&p), b.resume(&at)); err != nil {
+	name, at, err := b.redigestAt(b.ring)
+	if err != nil {
 		return err
-	}
-	if at.Version < b.ring.versions[p.Keyset] {
-		at = redigestAt{}
 	}
 	r := v.newReader(b.ring, nil)
 	r.ahead = true
 	b.found = r
 	var ids []ID
 	rows := map[ID]*row{}
-	err := v.store.data.within(ctx, b.tenant, func(tx pgx.Tx) error {
+	err = v.store.data.within(ctx, b.tenant, func(tx pgx.Tx) error {
 		next, err := tx.Query(ctx, `
 			select n.record_id, n.version from (
 				select r.record_id, r.version, r.collection_id from privault.records r
-				where r.tenant_id = $1 and r.record_id > $2 and `+digested(p.Keyset)+` order by r.record_id limit $3) n
+				where r.tenant_id = $1 and r.record_id > $2 and `+digested(name)+` order by r.record_id limit $3) n
 			join privault.collections c on c.tenant_id = $1 and c.collection_id = n.collection_id and c.definition->>'kms' = $4`,
 			b.tenant, at.Record, redigestBatch, kmsDirect)
 		if err != nil {
@@ -87,29 +93,26 @@ func (v *Vault) redigestAhead(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// redigestStep brings the digests of a batch of records under the primary keys, and, after a rotation of FPE keys, issues new tokens.
+// redigestStep brings the digests of a batch of records under the primary keys, and, after a rotation of FPE keys, issues new
+// tokens.
 func (v *Vault) redigestStep(ctx context.Context, b *batch) (done int, more bool, err error) {
-	var p keysetParams
-	var at redigestAt
-	if err := errors.Join(b.read(&p), b.resume(&at)); err != nil {
-		return 0, false, err
-	}
 	keys, err := b.holdKeys(ctx, b.ring)
 	if err != nil {
 		return 0, false, err
 	}
-	if newest := keys.versions[p.Keyset]; at.Version < newest {
-		at = redigestAt{Version: newest} // from the beginning: what was done is under an older key again
+	name, at, err := b.redigestAt(keys)
+	if err != nil {
+		return 0, false, err
 	}
-	rows, err := b.nextRecords(ctx, at.Record, p.Keyset, redigestBatch)
+	rows, err := b.nextRecords(ctx, at.Record, name, redigestBatch)
 	if err != nil {
 		return 0, false, err
 	}
 	if len(rows) == 0 { // all that there is was done by batches that are durable
-		if p.Keyset == "index" {
+		if name == "index" {
 			err = b.normalisedAnew(ctx)
 		}
-		return 0, false, errors.Join(err, b.settle(ctx, p.Keyset, at.Version))
+		return 0, false, errors.Join(err, b.settle(ctx, name, at.Version))
 	}
 	r := b.found.(*reader)
 	r.keys, r.entry = keys, b.entry
@@ -128,10 +131,10 @@ func (v *Vault) redigestStep(ctx context.Context, b *batch) (done int, more bool
 		}
 		all = append(all, &rebinding{opened: o})
 	}
-	if p.Keyset == "pseudonym" {
+	if name == "pseudonym" {
 		err = r.moveSubjects(ctx, b.txn, all)
 	} else {
-		err = r.redigest(ctx, b.txn, all, p.Keyset == "fpe")
+		err = r.redigest(ctx, b.txn, all, name == "fpe")
 	}
 	if err != nil {
 		return 0, false, err
@@ -249,8 +252,8 @@ func (b *batch) settle(ctx context.Context, name string, version int) error {
 	return err
 }
 
-// finishRotations enqueues the jobs of rotations that are not settled and have none: one that failed for good, or, with a keystore of its
-// own, one that a crash between the two commits has kept from being enqueued.
+// finishRotations enqueues the jobs of rotations that are not settled and have none: one that failed for good, or, with a keystore
+// of its own, one that a crash between the two commits has kept from being enqueued.
 func (v *Vault) finishRotations(ctx context.Context) error {
 	tenants, err := v.Tenants(ctx)
 	if err != nil {
@@ -275,10 +278,7 @@ func (v *Vault) finishRotations(ctx context.Context) error {
 			if remaking[name] == "" {
 				continue
 			}
-			err := v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
-				t.operator()
-				return t.enqueueUnless(ctx, remaking[name], keysetParams{name})
-			})
+			_, err := v.sweep(ctx, tenant, func(t *txn) (int64, error) { return 0, t.enqueueUnless(ctx, remaking[name], keysetParams{name}) })
 			if err != nil {
 				return err
 			}

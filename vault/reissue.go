@@ -191,10 +191,7 @@ func (x *reissue) admit(ctx context.Context, i int, ref TokenRef, rows map[ID]*r
 
 // stillThere says whether an alias leads to a record now that both are locked.
 func stillThere(a *alias, r *row, locked []*alias) bool {
-	if a.record != nil {
-		return r.leads(a)
-	}
-	return r.leads(a) && slices.ContainsFunc(locked, func(have *alias) bool { return bytes.Equal(have.text, a.text) })
+	return r.leads(a) && (a.record != nil || has(textsOf(locked), a.text))
 }
 
 // replace does what was planned: first the aliases that records share, so that every record's tokens are the new ones.
@@ -260,7 +257,7 @@ func (x *reissue) renewShared(ctx context.Context, p *plan, number uint32, locke
 		if a.field != f.number || a.collection != p.coll.id {
 			continue
 		}
-		if slices.ContainsFunc(digests, func(d []byte) bool { return bytes.Equal(d, a.value) }) {
+		if has(digests, a.value) {
 			old = append(old, a)
 		}
 	}
@@ -313,7 +310,7 @@ func (x *reissue) insertShared(ctx context.Context, p *plan, f *field, plain []b
 	var made []alias
 	var values [][]byte
 	for _, a := range old {
-		if len(without([][]byte{a.value}, values)) == 0 {
+		if has(values, a.value) {
 			continue
 		}
 		values = append(values, a.value)
@@ -337,11 +334,7 @@ func (t *txn) deleteAliases(ctx context.Context, texts [][]byte) error {
 		with gone as (
 			delete from privault.aliases where tenant_id = $1 and text_digest = any($2) and value_digest is not null
 			returning space
-		), freed as (
-			update privault.alias_spaces s set used = s.used - g.n
-			from (select space, count(*) as n from gone where space is not null group by space) g
-			where s.tenant_id = $1 and s.digest = g.space
-		)
+		)`+freeSpaces+`
 		select from gone`, t.who.Tenant, texts)
 	if err == nil && done.RowsAffected() != int64(len(texts)) {
 		return fmt.Errorf("%d of %d locked aliases were there to be deleted", done.RowsAffected(), len(texts))

@@ -33,28 +33,34 @@ func (v *Vault) RetireKey(ctx context.Context, who Caller, name string, version 
 			return v.refuseUnopened(ctx, who, policy.ManageKeys, err)
 		}
 	}
-	return v.endKey(ctx, who, name, version, "retired_at", func(t *txn, set *keysetRow, id uint32) (*keyset.Handle, error) {
+	return v.endKey(ctx, who, name, version, "retired_at", func(t *txn, set *keysetRow, key KeyVersion) (*keyset.Handle, error) {
+		if key.State == stateRetired {
+			return nil, nil // as it was asked for already
+		}
 		why, err := credentials, error(nil)
 		if name != "credential" {
-			why, err = t.needs(ctx, name, version, id)
+			why, err = t.needs(ctx, name, version, key.id)
 		}
-		if err != nil || why != "" {
-			return nil, orConflict(err, "version %d of the key %s can't be retired: %s", version, name, why)
+		if err == nil && why != "" {
+			err = fail(Conflict, "version %d of the key %s can't be retired: %s", version, name, why)
+		}
+		if err != nil {
+			return nil, err
 		}
 		manager := keyset.NewManagerFromHandle(set.handle)
-		if err := manager.Disable(id); err != nil {
+		if err := manager.Disable(key.id); err != nil {
 			return nil, err
 		}
 		return manager.Handle()
 	})
 }
 
-// DestroyKey puts an end to a retired version: the keyset keeps its place, and no key. Older copies of the keyset still hold the key: they
-// open with the root key that sealed them, so it is gone for good when the root key is rotated too and the keystore's backups
-// from before have expired.
+// DestroyKey puts an end to a retired version: the keyset keeps its place, and no key. Older copies of the keyset still hold the
+// key: they open with the root key that sealed them, so it is gone for good when the root key is rotated too and the keystore's
+// backups from before have expired.
 func (v *Vault) DestroyKey(ctx context.Context, who Caller, name string, version int) error {
-	return v.endKey(ctx, who, name, version, "destroyed_at", func(t *txn, set *keysetRow, id uint32) (*keyset.Handle, error) {
-		if set.versions(nil)[version-1].State != stateRetired {
+	return v.endKey(ctx, who, name, version, "destroyed_at", func(_ *txn, set *keysetRow, key KeyVersion) (*keyset.Handle, error) {
+		if key.State != stateRetired {
 			return nil, fail(Conflict, "version %d of the key %s is not retired; retire it first", version, name)
 		}
 		other, err := keyset.NewHandle(keysetsOf(who.Tenant)[name]())
@@ -74,9 +80,9 @@ func (v *Vault) DestroyKey(ctx context.Context, who Caller, name string, version
 	})
 }
 
-// endKey changes the state of one version of a keyset. Writes go on meanwhile: since the version's successor is in force none is
-// admitted that was prepared with it.
-func (v *Vault) endKey(ctx context.Context, who Caller, name string, version int, column string, change func(*txn, *keysetRow, uint32) (*keyset.Handle, error)) error {
+// endKey changes the state of one version of a keyset, which change makes of it; nil: it is so already. Writes go on meanwhile:
+// since the version's successor is in force none is admitted that was prepared with it.
+func (v *Vault) endKey(ctx context.Context, who Caller, name string, version int, column string, change func(*txn, *keysetRow, KeyVersion) (*keyset.Handle, error)) error {
 	// Before the transaction: a slow KMS must not hold a connection.
 	keys, err := v.keyring.current(ctx, who.Tenant)
 	if err != nil {
@@ -89,46 +95,29 @@ func (v *Vault) endKey(ctx context.Context, who Caller, name string, version int
 		if name == rootName {
 			return fail(Conflict, "older root keys are not kept: there is nothing to retire")
 		}
-		sets, root, err := v.keyring.open(ctx, t.keys, keys)
+		var key KeyVersion
+		sets, err := v.changeKeyset(ctx, t, keys, name, func(set *keysetRow) (*keyset.Handle, error) {
+			if version < 1 || version > set.handle.Len() {
+				return nil, fail(NotFound, "")
+			}
+			switch key = set.versions(nil)[version-1]; key.State {
+			case statePrimary:
+				return nil, fail(Conflict, "version %d of the key %s is in use; rotate it first", version, name)
+			case stateDestroyed:
+				return nil, nil
+			}
+			return change(t, set, key)
+		})
 		if err != nil {
 			return err
 		}
-		defer clear(root)
-		set := sets[name]
-		if version < 1 || version > set.handle.Len() {
-			return fail(NotFound, "")
-		}
-		key := set.versions(nil)[version-1]
-		switch {
-		case key.State == statePrimary:
-			return fail(Conflict, "version %d of the key %s is in use; rotate it first", version, name)
-		case key.State == stateDestroyed, key.State == stateRetired && column == "retired_at":
-			return nil // as it was asked for already
-		}
-		handle, err := change(t, set, key.id)
-		if err != nil {
-			return err
-		}
-		box, err := sealKeyset(root, handle, keysetPlace(v.deployment, who.Tenant, name))
-		if err != nil {
-			return err
-		}
-		if err := t.replaceKeyset(ctx, name, box, set.version); err != nil {
-			return err
-		}
+		// One that is so already keeps the time.
 		_, err = t.keys.Exec(ctx, `
 			insert into keystore.key_versions as k (tenant_id, name, key_id, version, created_at, `+column+`) values ($1, $2, $3, $4, $5, $6)
-			on conflict (tenant_id, name, version) do update set `+column+` = excluded.`+column,
-			who.Tenant, name, int64(key.id), version, set.created, t.now)
+			on conflict (tenant_id, name, version) do update set `+column+` = coalesce(k.`+column+`, excluded.`+column+`)`,
+			who.Tenant, name, int64(key.id), version, sets[name].created, t.now)
 		return err
 	})
-}
-
-func orConflict(err error, format string, args ...any) error {
-	if err != nil {
-		return err
-	}
-	return fail(Conflict, format, args...)
 }
 
 // needs says what still needs a version of a keyset; empty: nothing.

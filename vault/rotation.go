@@ -87,32 +87,22 @@ func (t *txn) requireKey(name string) error {
 
 // rotateKeyset adds a key to a keyset and makes it primary.
 func (v *Vault) rotateKeyset(ctx context.Context, t *txn, keys *tenantKeys, name string) (Rotation, error) {
-	sets, root, err := v.keyring.open(ctx, t.keys, keys)
+	done := Rotation{Name: name}
+	var id uint32
+	sets, err := v.changeKeyset(ctx, t, keys, name, func(set *keysetRow) (handle *keyset.Handle, err error) {
+		manager := keyset.NewManagerFromHandle(set.handle)
+		if id, err = manager.Add(keysetsOf(t.who.Tenant)[name]()); err != nil {
+			return nil, err
+		}
+		if err := manager.SetPrimary(id); err != nil {
+			return nil, err
+		}
+		done.Version = set.handle.Len() + 1
+		return manager.Handle()
+	})
 	if err != nil {
 		return Rotation{}, err
 	}
-	defer clear(root)
-	set := sets[name]
-	manager := keyset.NewManagerFromHandle(set.handle)
-	id, err := manager.Add(keysetsOf(t.who.Tenant)[name]())
-	if err == nil {
-		err = manager.SetPrimary(id)
-	}
-	if err != nil {
-		return Rotation{}, fmt.Errorf("keyset %s: %w", name, err)
-	}
-	handle, err := manager.Handle()
-	if err != nil {
-		return Rotation{}, fmt.Errorf("keyset %s: %w", name, err)
-	}
-	box, err := sealKeyset(root, handle, keysetPlace(v.deployment, t.who.Tenant, name))
-	if err != nil {
-		return Rotation{}, err
-	}
-	if err := t.replaceKeyset(ctx, name, box, set.version); err != nil {
-		return Rotation{}, err
-	}
-	done := Rotation{Name: name, Version: handle.Len()}
 	if err := t.insertKeyVersion(ctx, name, id, done.Version); err != nil {
 		return done, err
 	}
@@ -122,6 +112,27 @@ func (v *Vault) rotateKeyset(ctx context.Context, t *txn, keys *tenantKeys, name
 		}
 	}
 	return done, raiseGeneration(ctx, t.data, t.who.Tenant, 1+generationOf(versionsOf(sets)))
+}
+
+// changeKeyset puts what a change makes of a keyset in its place, unless it gives nil, and gives all keysets as they were.
+func (v *Vault) changeKeyset(ctx context.Context, t *txn, keys *tenantKeys, name string, change func(*keysetRow) (*keyset.Handle, error)) (map[string]*keysetRow, error) {
+	sets, root, err := v.keyring.open(ctx, t.keys, keys)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(root)
+	handle, err := change(sets[name])
+	if err != nil {
+		return nil, fmt.Errorf("keyset %s: %w", name, err)
+	}
+	if handle == nil {
+		return sets, nil
+	}
+	box, err := sealKeyset(root, handle, keysetPlace(v.deployment, t.who.Tenant, name))
+	if err != nil {
+		return nil, err
+	}
+	return sets, t.replaceKeyset(ctx, name, box, sets[name].version)
 }
 
 // versionsOf are the newest version of each keyset.
@@ -271,8 +282,8 @@ func (r *keyring) forget(tenant ID) {
 // rotatesItself says whether a key is rotated when it is old: one that costs its users nothing.
 func rotatesItself(name string) bool { return name == rootName || name == "wrap" }
 
-// rotateDue rotates the keys of every tenant that are older than they may be, or have wrapped more. That those of one can't be is no reason to leave the
-// others' alone: his KMS key may be away.
+// rotateDue rotates the keys of every tenant that are older than they may be, or have wrapped more. That those of one can't be is
+// no reason to leave the others' alone: his KMS key may be away.
 func (v *Vault) rotateDue(ctx context.Context) error {
 	if v.rotateAfter == 0 && v.rotateAfterUses == 0 {
 		return nil

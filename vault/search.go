@@ -36,7 +36,8 @@ type Match struct {
 const maxTerms = 8
 
 // SearchRecords finds records by their blind indexes, in the order of their ids. The values are compared after they have
-// been normalised. Records whose persons have restricted the processing, or don't want its purpose, are left out. next is the cursor of the next page; empty at the end.
+// been normalised. Records whose persons have restricted the processing, or don't want its purpose, are left out. next is the
+// cursor of the next page; empty at the end.
 func (v *Vault) SearchRecords(ctx context.Context, who Caller, s Search) (page []Match, next string, err error) {
 	e, err := v.open(who, policy.Search)
 	if err != nil {
@@ -166,8 +167,8 @@ func (k *tenantKeys) seek(coll *Collection, s Search) ([]sought, error) {
 	return terms, nil
 }
 
-// searchIDs finds the records that all terms hold for, and the generation of keys in force then. The first term leads, in the order of its index, so a page costs
-// what it holds, however many records the term finds; terms that refuse most of them cost more.
+// searchIDs finds the records that all terms hold for, and the generation of keys in force then. The first term leads, in the
+// order of its index, so a page costs what it holds, however many records the term finds; terms that refuse most of them cost more.
 func (v *Vault) searchIDs(ctx context.Context, tenant, collection ID, terms []sought, after string, limit int) (ids []ID, generation int32, err error) {
 	var from ID
 	copy(from[:], after)

@@ -138,11 +138,11 @@ func (t *txn) ensureSubject(ctx context.Context, keys *tenantKeys, reference str
 	if err != nil {
 		return id, err
 	}
-	c := &change{schema: schemaRef{generation: keys.generation}, records: []newRecord{{subject: s}}}
-	var n newSubjects
-	if err := n.gather([]*change{c}); err != nil {
+	if id, err = newID(); err != nil {
 		return id, err
 	}
+	n := newSubjects{digests: [][]byte{s.primary()}, generation: []int32{keys.generation}, ids: []ID{id}}
+	n.supersede(s)
 	b := &pgx.Batch{}
 	n.queue(b, t.who.Tenant, t.now)
 	b.Queue(`select subject_id from privault.subjects where tenant_id = $1 and digest = $2`, t.who.Tenant, s.primary()).

@@ -11,7 +11,8 @@ import (
 // How often keys have wrapped something. Each process counts in memory and adds it up in the keystore every minute (NoteUses),
 // so a call costs nothing and a process that dies forgets a minute at most: the count says when to rotate, and no more.
 //
-// It is what was ever wrapped, deleted records and answers to Idempotency-Keys included, but for what a rotation wraps anew. The inventory's uses are what there is.
+// It is what was ever wrapped, deleted records and answers to Idempotency-Keys included, but for what a rotation wraps anew. The
+// inventory's uses are what there is.
 
 // uses are the wraps of this process that aren't written down yet.
 type uses struct {
