@@ -53,10 +53,8 @@ func (s *Server) liftAlarm(c echo.Context) error {
 
 // reportLeakedKey takes no credential: who found a key has no other. Good keys and bad ones are answered alike.
 func (s *Server) reportLeakedKey(c echo.Context) error {
-	if c.Request().URL.RawQuery != "" {
-		if err := checkQuery(c, c.Request()); err != nil {
-			return err
-		}
+	if err := checkQuery(c, c.Request()); err != nil {
+		return err
 	}
 	var in struct {
 		Key string `json:"key"`

@@ -75,9 +75,6 @@ var purposeShape = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
 func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
-		if strings.Contains(r.URL.RawQuery, "pvak_") || strings.Contains(r.URL.RawQuery, "access_token=") {
-			s.log.WarnContext(r.Context(), "credential-in-url", "request_id", requestID(c))
-		}
 		from := s.address(r)
 		who, err := s.identify(r)
 		if err == nil {
@@ -91,15 +88,13 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			return err
 		}
 		c.Set(callerKey, who) // from here on the call is somebody's, and leaves an entry
-		if r.URL.RawQuery != "" {
-			if err := checkQuery(c, r); err != nil {
-				return err
-			}
+		if err := checkQuery(c, r); err != nil {
+			return err
 		}
 		if who.Purpose = r.Header.Get("Privault-Purpose"); who.Purpose != "" && !purposeShape.MatchString(who.Purpose) {
 			return invalid("", "purpose", "Privault-Purpose is a lower-case letter, then up to 62 of a-z 0-9 _ -")
 		}
-		if s.limits != nil {
+		if s.limits.Budgets() {
 			who.Budget = s.budget(c, limitedBy(who))
 		}
 		c.Set(callerKey, who)
@@ -132,6 +127,9 @@ var queryParameters = map[string][]string{
 }
 
 func checkQuery(c echo.Context, r *http.Request) error {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	known := queryParameters[r.Method+" "+c.Path()]
 	if err != nil || r.Method != http.MethodGet && known == nil {

@@ -51,7 +51,7 @@ var kinds = map[vault.Kind]struct {
 	unsupportedMedia:           {http.StatusUnsupportedMediaType, "The content type is not supported"},
 	misdirected:                {http.StatusMisdirectedRequest, "This server is not the host that was asked for"},
 	rateLimited:                {http.StatusTooManyRequests, "Too many calls"},
-	quotaExceeded:              {http.StatusTooManyRequests, "A quota is used up"},
+	vault.QuotaExceeded:        {http.StatusTooManyRequests, "A quota is used up"},
 	vault.Invalid:              {http.StatusUnprocessableEntity, "The request breaks a rule"},
 	vault.LooksLikePII:         {http.StatusUnprocessableEntity, "An identifier looks like personal data"},
 	vault.IndexDomainTooSmall:  {http.StatusUnprocessableEntity, "An index would have too few values"},

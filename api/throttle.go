@@ -16,16 +16,17 @@ import (
 	"github.com/privault/privault/vault"
 )
 
-const (
-	rateLimited   vault.Kind = "rate-limited"
-	quotaExceeded vault.Kind = "quota-exceeded"
-)
+const rateLimited vault.Kind = "rate-limited"
 
-// admit charges the client's address, before anything is known of who calls: a flood of strangers costs next to nothing.
+// admit charges the client's address, before anything is known of who calls: a flood of strangers costs next to nothing. It notes
+// credentials in URLs, which no route takes.
 func (s *Server) admit(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if err := s.limits.Arrive(s.address(c.Request()), 1); err != nil {
 			return s.limited(c, err)
+		}
+		if query := c.Request().URL.RawQuery; strings.Contains(query, "pvak_") || strings.Contains(query, "access_token=") {
+			s.log.WarnContext(c.Request().Context(), "credential-in-url", "request_id", requestID(c))
 		}
 		return next(c)
 	}
@@ -82,7 +83,7 @@ func (s *Server) limited(c echo.Context, err error) error {
 	h.Set("RateLimit", fmt.Sprintf("%q;r=0;t=%d", r.Policy, int(after.Seconds())))
 	kind, detail := rateLimited, "the limit "+r.Policy+" is reached"
 	if r.Quota {
-		kind = quotaExceeded
+		kind = vault.QuotaExceeded
 	}
 	if r.Policy == limit.DistinctValues {
 		detail += ": so many different values of one field may be named in a day; those that were named today are free"

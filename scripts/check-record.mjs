@@ -57,8 +57,7 @@ function openXAES(what, key, sealed, ad) {
   const k1 = double(block(key, Buffer.alloc(16)));
   const half = (n) => {
     const m = Buffer.concat([Buffer.from([0, n, 0x58, 0]), sealed.subarray(0, 12)]);
-    for (let i = 0; i < 16; i++) m[i] ^= k1[i];
-    return block(key, m);
+    return block(key, xor(m, k1));
   };
   return openGCM(what, Buffer.concat([half(1), half(2)]), sealed.subarray(12, 24), sealed.subarray(24), ad);
 }

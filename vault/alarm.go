@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -59,19 +60,20 @@ type AlarmRules struct {
 	Allow []netip.Prefix // from here there are alarms, and never a response
 }
 
-// DefaultAlarms alert, and suspend a key that is known to have leaked.
-func DefaultAlarms() map[string]AlarmRule {
-	return map[string]AlarmRule{
-		AlarmTokenSpray:       {Floor: 500, Factor: 5},
-		AlarmExfiltration:     {Floor: 20_000, Factor: 5},
-		AlarmDenials:          {Floor: 500, Factor: 5},
-		AlarmEnumeration:      {},
-		AlarmNewNetwork:       {},
-		AlarmNewHour:          {},
-		AlarmCredentialShared: {Floor: 4},
-		AlarmKeyLeaked:        {Response: ResponseSuspend, For: 24 * time.Hour},
-	}
+// defaultAlarms alert, and suspend a key that is known to have leaked.
+var defaultAlarms = map[string]AlarmRule{
+	AlarmTokenSpray:       {Floor: 500, Factor: 5},
+	AlarmExfiltration:     {Floor: 20_000, Factor: 5},
+	AlarmDenials:          {Floor: 500, Factor: 5},
+	AlarmEnumeration:      {},
+	AlarmNewNetwork:       {},
+	AlarmNewHour:          {},
+	AlarmCredentialShared: {Floor: 4},
+	AlarmKeyLeaked:        {Response: ResponseSuspend, For: 24 * time.Hour},
 }
+
+// DefaultAlarms are the rules where no others are given.
+func DefaultAlarms() map[string]AlarmRule { return maps.Clone(defaultAlarms) }
 
 const (
 	defaultResponse = time.Hour
@@ -82,7 +84,8 @@ const (
 // Faults are all that is wrong with the rules.
 func (a AlarmRules) Faults() []string {
 	var faults []string
-	for kind, r := range a.Rules {
+	for _, kind := range sortedKeys(a.Rules) {
+		r := a.Rules[kind]
 		if !slices.Contains(AlarmKinds(), kind) {
 			faults = append(faults, fmt.Sprintf("there is no alarm %q; there are %s", kind, list(AlarmKinds())))
 			continue
@@ -104,7 +107,7 @@ func (a AlarmRules) Faults() []string {
 // rule is a kind's, with its defaults.
 func (a AlarmRules) rule(kind string) AlarmRule {
 	r, given := a.Rules[kind]
-	if usual := DefaultAlarms()[kind]; !given {
+	if usual := defaultAlarms[kind]; !given {
 		r = usual
 	} else if r.Floor == 0 && r.Factor == 0 {
 		r.Floor, r.Factor = usual.Floor, usual.Factor
@@ -162,7 +165,7 @@ func (w *watcher) see(e *entry) {
 		c.denied = 1
 	case e.Problem == string(NotFound):
 		c.unknown++
-	case e.Problem == problemQuota:
+	case e.Problem == string(QuotaExceeded):
 		c.refused = 1
 	case e.Action == string(policy.Decode):
 		c.revealed += int64(e.Items - e.Refused)
@@ -180,9 +183,6 @@ func (w *watcher) see(e *entry) {
 	sum.add(c)
 	w.since[who] = sum
 }
-
-// problemQuota is the slug of a call beyond its budget, which the API names.
-const problemQuota = "quota-exceeded"
 
 // blockOf is what counts as one network: the neighbours of an address.
 func blockOf(a netip.Addr) netip.Prefix {
@@ -393,8 +393,11 @@ func (a AlarmRules) sudden(principal ID, p *past, seen map[doer]counts, now time
 	if !slices.Contains(p.hours, now.Hour()) {
 		raise(AlarmNewHour, 1, 0, anything)
 	}
+	if len(p.fresh) == 0 || a.rule(AlarmNewNetwork).Off {
+		return alarms
+	}
 	for who := range seen {
-		if who.principal == principal && slices.Contains(p.fresh, who.network) && !a.rule(AlarmNewNetwork).Off {
+		if who.principal == principal && slices.Contains(p.fresh, who.network) {
 			return append(alarms, a.alarm(AlarmNewNetwork, principal, who, 1, 0, now))
 		}
 	}

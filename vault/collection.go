@@ -466,17 +466,11 @@ func (v *Vault) ListCollections(ctx context.Context, who Caller, cursor string, 
 		if err != nil {
 			return err
 		}
-		rows, err := t.data.Query(ctx, `
-			select collection_id, name, version, definition, created_at, updated_at from privault.collections
-			where tenant_id = $1 and name > $2 order by name limit $3`, who.Tenant, after, limit+1)
+		rows, err := t.data.Query(ctx, selectCollections+` and name > $2 order by name limit $3`, who.Tenant, after, limit+1)
 		if err != nil {
 			return err
 		}
-		if page, err = pgx.CollectRows(rows, scanCollection); err != nil || len(page) <= limit {
-			return err
-		}
-		page = page[:limit]
-		next, err = keys.sealCursor("collections", page[limit-1].Name)
+		page, next, err = pageOf(keys, rows, scanCollection, "collections", limit, func(c *Collection) string { return c.Name })
 		return err
 	})
 	return page, next, err
@@ -525,14 +519,15 @@ func (t *txn) collection(ctx context.Context, where string, arg any) (*Collectio
 }
 
 func readCollection(ctx context.Context, tx pgx.Tx, tenant ID, where string, arg any) (*Collection, error) {
-	rows, err := tx.Query(ctx, `
-		select collection_id, name, version, definition, created_at, updated_at from privault.collections
-		where tenant_id = $1 and `+where, tenant, arg)
+	rows, err := tx.Query(ctx, selectCollections+` and `+where, tenant, arg)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectExactlyOneRow(rows, scanCollection)
 }
+
+const selectCollections = `
+	select collection_id, name, version, definition, created_at, updated_at from privault.collections where tenant_id = $1`
 
 func scanCollection(r pgx.CollectableRow) (*Collection, error) {
 	c := &Collection{}

@@ -303,17 +303,12 @@ func (v *Vault) Consents(ctx context.Context, who Caller, reference, cursor stri
 		if err != nil {
 			return err
 		}
-		page, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (e ConsentEvent, err error) {
+		page, next, err = pageOf(keys, rows, func(r pgx.CollectableRow) (e ConsentEvent, err error) {
 			var id, by ID
 			err = r.Scan(&id, &e.Purpose, &e.Given, &e.TextVersion, &e.Reference, &e.At, &by)
 			e.ID, e.By = formatID(eventPrefix, id), formatID(principalPrefix, by)
 			return e, err
-		})
-		if err != nil || len(page) <= limit {
-			return err
-		}
-		page = page[:limit]
-		next, err = keys.sealCursor(list, page[limit-1].ID)
+		}, list, limit, func(e ConsentEvent) string { return e.ID })
 		return err
 	})
 	return page, next, err

@@ -186,7 +186,7 @@ func (v *Vault) presented(ctx context.Context, sum []byte, known [sha256.Size]by
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, setTenant, tenantSetting(c.Tenant)); err != nil {
+		if err := actAs(ctx, tx, c.Tenant); err != nil {
 			return err
 		}
 		err = tx.QueryRow(ctx, `

@@ -1,6 +1,10 @@
 package vault
 
-import "encoding/base64"
+import (
+	"encoding/base64"
+
+	"github.com/jackc/pgx/v5"
+)
 
 // A cursor is where a list goes on, sealed for one list of one tenant: opaque to the caller, and refused if it was
 // changed or belongs to another list or tenant.
@@ -27,4 +31,15 @@ func (k *tenantKeys) openCursor(list, cursor string) (string, error) {
 
 func (k *tenantKeys) cursorPlace(list string) []byte {
 	return append(k.bound("privault/1/cursor"), list...)
+}
+
+// pageOf reads a page of up to limit of what a query gives, which is one more at most, and seals the cursor of what follows, if
+// there was that one. at is the position that an element stands for.
+func pageOf[T any](k *tenantKeys, rows pgx.Rows, scan pgx.RowToFunc[T], list string, limit int, at func(T) string) (page []T, next string, err error) {
+	if page, err = pgx.CollectRows(rows, scan); err != nil || len(page) <= limit {
+		return page, "", err
+	}
+	page = page[:limit]
+	next, err = k.sealCursor(list, at(page[limit-1]))
+	return page, next, err
 }

@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -143,9 +142,7 @@ func staleOf(ctx context.Context, tx pgx.Tx, tenant ID) (texts []string, err err
 }
 
 func collectionsOf(ctx context.Context, tx pgx.Tx, tenant ID) ([]*Collection, error) {
-	rows, err := tx.Query(ctx, `
-		select collection_id, name, version, definition, created_at, updated_at from privault.collections
-		where tenant_id = $1 order by name`, tenant)
+	rows, err := tx.Query(ctx, selectCollections+` order by name`, tenant)
 	if err != nil {
 		return nil, err
 	}
@@ -244,6 +241,7 @@ func (x *inspection) run(ctx context.Context, v *Vault, e *entry) (leaks []Leak,
 		return nil, err
 	}
 	r := v.newReader(x.keys, e)
+	r.unwrap(ctx, rows)
 	for _, row := range rows {
 		if err := x.look(ctx, r, row); err != nil {
 			return nil, err
@@ -295,7 +293,7 @@ func (x *inspection) look(ctx context.Context, r *reader, row *row) error {
 				return err
 			}
 			for _, d := range all {
-				if slices.ContainsFunc(row.digests, func(have []byte) bool { return bytes.Equal(have, d) }) {
+				if has(row.digests, d) {
 					at := indexPlace{f.number, index.name}
 					x.found[at] = append(x.found[at], d)
 				}
@@ -316,18 +314,12 @@ func (x *inspection) count(ctx context.Context, tx pgx.Tx) (leaks []Leak, err er
 				continue
 			}
 			counts := map[string]int64{}
-			//nolint:rowserrcheck // ForEachRow does
-			rows, err := tx.Query(ctx, `
-				select digest, count(*) from privault.blind_index where tenant_id = $1 and digest = any($2) group by digest`, x.keys.tenant, met)
-			if err != nil {
-				return nil, err
-			}
 			var digest []byte
 			var n int64
-			_, err = pgx.ForEachRow(rows, []any{&digest, &n}, func() error {
+			err := each(ctx, tx, []any{&digest, &n}, func() error {
 				counts[string(digest)] = n
 				return nil
-			})
+			}, `select digest, count(*) from privault.blind_index where tenant_id = $1 and digest = any($2) group by digest`, x.keys.tenant, met)
 			if err != nil {
 				return nil, err
 			}

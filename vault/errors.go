@@ -46,6 +46,7 @@ const (
 	AuditUnavailable     Kind = "audit-unavailable"
 	DatabaseUnavailable  Kind = "database-unavailable"
 	Overloaded           Kind = "overloaded"
+	QuotaExceeded        Kind = "quota-exceeded" // by who limits callers
 )
 
 // Error is what every operation fails with. Detail and Fields are for the caller and never hold a value, a token, a key

@@ -226,7 +226,7 @@ func (l *law) barred(action policy.Action, c *Collection, f *field, purpose stri
 		return "", nil
 	}
 	no := func(rule, detail string) (string, *Error) { return rule, fail(PurposeNotAllowed, "%s", detail) }
-	p, registered := l.purposes[purpose]
+	_, registered := l.purposes[purpose]
 	allowed := c.Definition.Purposes
 	if f != nil && len(f.purposes) > 0 {
 		allowed = f.purposes
@@ -236,16 +236,27 @@ func (l *law) barred(action policy.Action, c *Collection, f *field, purpose stri
 		return no("purpose-required", "name a registered purpose as Privault-Purpose")
 	case len(allowed) > 0 && !slices.Contains(allowed, purpose):
 		return no("purpose-not-listed", "this is not one of the purposes that the data is kept for")
-	case purpose != "" && s.Objected:
-		return no("objection", "the person objected to this purpose")
-	case registered && p.RequiresConsent() && !s.Consented:
-		return no("no-consent", "the person has not consented to this purpose, or withdrew")
+	}
+	if rule, detail := l.unwilling(purpose, s); rule != "" {
+		return no(rule, detail)
 	}
 	return "", nil
 }
 
+// unwilling says by which rule the person doesn't want a purpose; empty: by none.
+func (l *law) unwilling(purpose string, s policy.SubjectFacts) (rule, detail string) {
+	p, registered := l.purposes[purpose]
+	switch {
+	case purpose != "" && s.Objected:
+		return "objection", "the person objected to this purpose"
+	case registered && p.RequiresConsent() && !s.Consented:
+		return "no-consent", "the person has not consented to this purpose, or withdrew"
+	}
+	return "", ""
+}
+
 // unwanted says whether the person keeps its records from being found for a purpose.
 func (l *law) unwanted(purpose string, s policy.SubjectFacts) bool {
-	p, registered := l.purposes[purpose]
-	return s.Restricted || purpose != "" && s.Objected || registered && p.RequiresConsent() && !s.Consented
+	rule, _ := l.unwilling(purpose, s)
+	return s.Restricted || rule != ""
 }

@@ -130,7 +130,7 @@ func (p *exportPlan) decide(e *entry, s policy.SubjectFacts) error {
 		return e.requireField(policy.Export, p.view, p.coll, nil, s)
 	}
 	for _, f := range p.coll.order {
-		if p.fields != nil && !slices.Contains(p.fields, f.name) {
+		if len(p.fields) > 0 && !slices.Contains(p.fields, f.name) {
 			continue
 		}
 		if err := e.requireField(policy.Export, max(p.viewOf(f), policy.Redacted), p.coll, f, s); err != nil {

@@ -134,9 +134,9 @@ func Open(ctx context.Context, c Config) (*Vault, error) {
 }
 
 func (v *Vault) start(ctx context.Context, c Config) error {
-	err := v.store.data.pool.QueryRow(ctx, `select deployment_id from privault.deployment`).Scan(&v.deployment)
-	if err != nil {
-		return fmt.Errorf("read the deployment's id (has `privault migrate up` run?): %w", err)
+	var err error
+	if v.deployment, err = v.store.data.deployment(ctx); err != nil {
+		return err
 	}
 	v.keyring = &keyring{
 		store: &v.store, deployment: v.deployment, now: v.now, metrics: v.metrics,

@@ -175,11 +175,7 @@ func (v *Vault) ListHolds(ctx context.Context, who Caller, cursor string, limit 
 		if err != nil {
 			return err
 		}
-		if page, err = pgx.CollectRows(rows, keys.scanHold); err != nil || len(page) <= limit {
-			return err
-		}
-		page = page[:limit]
-		next, err = keys.sealCursor("holds", page[limit-1].ID)
+		page, next, err = pageOf(keys, rows, keys.scanHold, "holds", limit, func(h Hold) string { return h.ID })
 		return err
 	})
 	return page, next, err

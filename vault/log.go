@@ -82,15 +82,18 @@ func eachBytes(ctx context.Context, tx pgx.Tx, do func([]byte), query string, ar
 	}, query, args...)
 }
 
+// keptMonths gives the first id of the months that are there: what is older may have been dropped.
+const keptMonths = `
+		with kept as (
+			select privault.first_id(min(to_date(right(c.relname, 7), 'YYYY_MM'))) as since
+			from pg_inherits i join pg_class c on c.oid = i.inhrelid
+			where i.inhparent = 'privault.audit_entries'::regclass and c.relname ~ '_\d{4}_\d{2}$')`
+
 // readBundle gives leaves as an entry bundle. As long as an entry is there, its leaf is made from it anew, so that whoever
 // checks the bundles has checked the entries themselves. Without its entry, a leaf stands for itself only if the entry's
 // month was dropped.
 func readBundle(ctx context.Context, tx pgx.Tx, first int64, width int) (count int, data []byte, err error) {
-	const query = `
-		with kept as (
-			select privault.first_id(min(to_date(right(c.relname, 7), 'YYYY_MM'))) as since
-			from pg_inherits i join pg_class c on c.oid = i.inhrelid
-			where i.inhparent = 'privault.audit_entries'::regclass and c.relname ~ '_\d{4}_\d{2}$')
+	const query = keptMonths + `
 		select l.leaf_index, l.tenant_id, l.leaf, e.salt, e.body, l.entry_id < k.since
 		from privault.audit_leaves l cross join kept k
 		left join privault.audit_entries e on e.tenant_id = l.tenant_id and e.entry_id = l.entry_id

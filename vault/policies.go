@@ -217,11 +217,7 @@ func (v *Vault) listPolicies(ctx context.Context, who Caller, list, cursor strin
 		if err != nil {
 			return err
 		}
-		if page, err = pgx.CollectRows(rows, scanPolicy); err != nil || len(page) <= limit {
-			return err
-		}
-		page = page[:limit]
-		next, err = keys.sealCursor(list, position(page[limit-1]))
+		page, next, err = pageOf(keys, rows, scanPolicy, list, limit, position)
 		return err
 	})
 	return page, next, err

@@ -61,11 +61,7 @@ func (v *Vault) ListPrincipals(ctx context.Context, who Caller, cursor string, l
 		if err != nil {
 			return err
 		}
-		if page, err = pgx.CollectRows(rows, scanPrincipal); err != nil || len(page) <= limit {
-			return err
-		}
-		page = page[:limit]
-		next, err = keys.sealCursor("principals", page[limit-1].Name)
+		page, next, err = pageOf(keys, rows, scanPrincipal, "principals", limit, func(p Principal) string { return p.Name })
 		return err
 	})
 	return page, next, err

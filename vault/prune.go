@@ -9,10 +9,6 @@ import (
 	"github.com/privault/privault/vault/policy"
 )
 
-// AuditRetention is how long audit entries are kept unless the operator says otherwise: a year, as PCI DSS 10.5.1 wants it, and
-// the month that has to be full before it goes.
-const AuditRetention = 400 * 24 * time.Hour
-
 // What may become of a month of audit entries.
 const (
 	MonthDropped     = "dropped"

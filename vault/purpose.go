@@ -182,11 +182,7 @@ func (v *Vault) ListPurposes(ctx context.Context, who Caller, cursor string, lim
 		if err != nil {
 			return err
 		}
-		if page, err = pgx.CollectRows(rows, pgx.RowToAddrOfStructByPos[Purpose]); err != nil || len(page) <= limit {
-			return err
-		}
-		page = page[:limit]
-		next, err = keys.sealCursor("purposes", page[limit-1].Name)
+		page, next, err = pageOf(keys, rows, pgx.RowToAddrOfStructByPos[Purpose], "purposes", limit, func(p *Purpose) string { return p.Name })
 		return err
 	})
 	return page, next, err

@@ -73,13 +73,12 @@ type Discrepancy struct {
 
 // Reconciled says what was compared.
 type Reconciled struct {
-	Tenants       int    `json:"tenants"`
-	Records       int64  `json:"records"`
-	Statements    int64  `json:"statements"` // of entries, about records
-	Unattested    int64  `json:"unattested"` // records that are older than what the log still has entries of
-	Discrepancies int64  `json:"discrepancies"`
-	Checkpoint    string `json:"-"` // signed; the entries up to it are those of the tree
-	Size          int64  `json:"log_size"`
+	Tenants       int   `json:"tenants"`
+	Records       int64 `json:"records"`
+	Statements    int64 `json:"statements"` // of entries, about records
+	Unattested    int64 `json:"unattested"` // records that are older than what the log still has entries of
+	Discrepancies int64 `json:"discrepancies"`
+	Size          int64 `json:"log_size"`
 }
 
 // Reconcile compares the data database with its audit log, whose public keys are given, and calls found for each record that
@@ -125,11 +124,6 @@ func Reconcile(ctx context.Context, url string, keys *audit.Keys, found func(Dis
 	return r, nil
 }
 
-func actAs(ctx context.Context, tx pgx.Tx, tenant ID) error {
-	_, err := tx.Exec(ctx, setTenant, tenantSetting(tenant))
-	return err
-}
-
 // checkLog holds the entries against the tree and the tree against its newest checkpoint.
 func (r *Reconciled) checkLog(ctx context.Context, tx pgx.Tx, keys *audit.Keys) error {
 	h, err := readHead(ctx, tx)
@@ -146,7 +140,7 @@ func (r *Reconciled) checkLog(ctx context.Context, tx pgx.Tx, keys *audit.Keys) 
 	if err != nil {
 		return &Error{Kind: IntegrityFailure, Detail: "the log's checkpoint does not verify", cause: err}
 	}
-	r.Checkpoint, r.Size = h.signed, c.Size
+	r.Size = c.Size
 	if err := audit.Check(c, tilesIn(ctx, tx), nil); err != nil {
 		return damagedTree(err)
 	}
@@ -156,11 +150,7 @@ func (r *Reconciled) checkLog(ctx context.Context, tx pgx.Tx, keys *audit.Keys) 
 // logBegins is the first id of what the log still has entries of; the nil id, if no month was dropped.
 func logBegins(ctx context.Context, tx pgx.Tx) (since ID, err error) {
 	var first *ID
-	err = tx.QueryRow(ctx, `
-		with kept as (
-			select privault.first_id(min(to_date(right(c.relname, 7), 'YYYY_MM'))) as since
-			from pg_inherits i join pg_class c on c.oid = i.inhrelid
-			where i.inhparent = 'privault.audit_entries'::regclass and c.relname ~ '_\d{4}_\d{2}$')
+	err = tx.QueryRow(ctx, keptMonths+`
 		select k.since from kept k where (select l.entry_id from privault.audit_leaves l order by l.leaf_index limit 1) < k.since`).Scan(&first)
 	if err == nil && first != nil {
 		since = *first

@@ -183,7 +183,7 @@ func TestReconcileKnowsErasuresAndTheLogsBeginning(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.Until(func() bool { return v.Count(`select count(*) from privault.records`) == 0 })
-	kept := unnamed(t, v, who, 5)
+	unnamed(t, v, who, 5)
 	v.Sequence()
 	if list, _ := differing(t, v); len(list) > 0 {
 		t.Errorf("after an erasure: %q", list)
@@ -195,5 +195,4 @@ func TestReconcileKnowsErasuresAndTheLogsBeginning(t *testing.T) {
 	if len(list) > 0 || sums.Unattested != 5 {
 		t.Errorf("of a month that was dropped: %q %+v", list, sums)
 	}
-	_ = kept
 }

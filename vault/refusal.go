@@ -16,6 +16,7 @@ import (
 // refusal is what calls that are counted together have in common. Without a principal it is the deployment's.
 type refusal struct {
 	tenant, principal, credential ID
+	method                        string // how the caller proved who it is
 	action                        policy.Action
 	route, problem, rule          string
 }
@@ -38,7 +39,7 @@ func (r *refusals) add(kind refusal, n int) (first bool) {
 	}
 	_, have := r.counts[kind]
 	if !have && len(r.counts) >= maxRefusals {
-		r.counts[refusal{action: kind.action, problem: kind.problem}] += max(n, 1)
+		r.counts[refusal{action: kind.action, problem: kind.problem}] += n
 		return false
 	}
 	r.counts[kind] += n
@@ -73,7 +74,7 @@ func (v *Vault) Refuse(ctx context.Context, who Caller, route string, cheap bool
 		}
 		return e
 	case cheap:
-		kind := refusal{who.Tenant, who.Principal, who.Credential, policy.RefuseCall, route, string(e.Kind), ""}
+		kind := refusal{who.Tenant, who.Principal, who.Credential, who.Method, policy.RefuseCall, route, string(e.Kind), ""}
 		if !v.refusals.add(kind, 0) {
 			v.refusals.add(kind, 1)
 			return e
@@ -90,7 +91,7 @@ func (v *Vault) Refuse(ctx context.Context, who Caller, route string, cheap bool
 // refuseKey counts the use of a credential that is known and no longer good: its tenant's auditors read of it, and its
 // bearer hears what everybody hears.
 func (v *Vault) refuseKey(who Caller, rule string) error {
-	v.refusals.add(refusal{who.Tenant, who.Principal, who.Credential, policy.UseKey, "", string(Unauthenticated), rule}, 1)
+	v.refusals.add(refusal{who.Tenant, who.Principal, who.Credential, who.Method, policy.UseKey, "", string(Unauthenticated), rule}, 1)
 	e := *errUnauthenticated
 	e.entered = true
 	return &e
@@ -109,7 +110,7 @@ func (v *Vault) NoteRefusals(ctx context.Context) error {
 }
 
 func (v *Vault) noteRefusal(ctx context.Context, kind refusal, n int) error {
-	e, err := v.open(Caller{Tenant: kind.tenant, Principal: kind.principal, Credential: kind.credential, Method: MethodAPIKey}, kind.action)
+	e, err := v.open(Caller{Tenant: kind.tenant, Principal: kind.principal, Credential: kind.credential, Method: kind.method}, kind.action)
 	if err != nil {
 		return err
 	}

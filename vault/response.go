@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -113,7 +114,9 @@ func (v *Vault) raise(ctx context.Context, tenant ID, alarms []Alarm) (raised in
 		v.metrics.alarms.WithLabelValues(a.Kind, a.Response).Inc()
 		v.log.WarnContext(ctx, "alarm", "alarm", a.Kind, "id", a.ID, "principal", formatID(principalPrefix, a.principal), "response", a.Response)
 	}
-	v.credentials.forget()
+	if slices.ContainsFunc(fresh, func(a Alarm) bool { return a.Response != ResponseAlert }) {
+		v.credentials.forget()
+	}
 	return len(fresh), nil
 }
 
@@ -159,11 +162,7 @@ func (v *Vault) ListAlarms(ctx context.Context, who Caller, cursor string, limit
 		if err != nil {
 			return err
 		}
-		if page, err = pgx.CollectRows(rows, scanAlarm); err != nil || len(page) <= limit {
-			return err
-		}
-		page = page[:limit]
-		next, err = keys.sealCursor("alarms", page[limit-1].ID)
+		page, next, err = pageOf(keys, rows, scanAlarm, "alarms", limit, func(a Alarm) string { return a.ID })
 		return err
 	})
 	return page, next, err
@@ -217,26 +216,22 @@ func (v *Vault) LiftAlarm(ctx context.Context, who Caller, alarm string) error {
 }
 
 // SweepBehaviour deletes up to batch hours of one tenant that are too long ago to compare with, and networks that nobody has
-// come from for longer, and gives how many.
+// come from for longer, and gives the more of the two: less than batch says that none is left.
 func (v *Vault) SweepBehaviour(ctx context.Context, tenant ID, batch int) (deleted int, err error) {
-	err = v.within(ctx, Caller{Tenant: tenant}, policy.Sweep, func(t *txn) error {
-		t.operator()
+	return v.sweep(ctx, tenant, func(t *txn) (int64, error) {
 		done, err := t.data.Exec(ctx, `
 			delete from privault.behaviour where (tenant_id, principal_id, hour) in (
 				select tenant_id, principal_id, hour from privault.behaviour where tenant_id = $1 and hour < $2
 				limit $3 for update skip locked)`, tenant, t.now.Add(-pastLife), batch)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		gone, err := t.data.Exec(ctx, `
 			delete from privault.principal_networks where (tenant_id, principal_id, network) in (
 				select tenant_id, principal_id, network from privault.principal_networks where tenant_id = $1 and last_at < $2
 				limit $3 for update skip locked)`, tenant, t.now.Add(-networkLife), batch)
-		deleted = int(max(done.RowsAffected(), gone.RowsAffected()))
-		t.entry.Items = deleted
-		return err
+		return max(done.RowsAffected(), gone.RowsAffected()), err
 	})
-	return deleted, err
 }
 
 // networkLife is how long a network stays known that nobody comes from.

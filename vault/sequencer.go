@@ -186,7 +186,7 @@ func (v *Vault) publish(ctx context.Context, c *pgxpool.Conn) error {
 
 func asDeployment(ctx context.Context, c *pgxpool.Conn, do func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, setTenant, tenantSetting(deploymentTenant)); err != nil {
+		if err := actAs(ctx, tx, deploymentTenant); err != nil {
 			return err
 		}
 		return do(tx)

@@ -38,9 +38,9 @@ func OpenLog(ctx context.Context, url string) (*LogReader, error) {
 }
 
 func (l *LogReader) open(ctx context.Context) error {
-	var deployment ID
-	if err := l.db.pool.QueryRow(ctx, `select deployment_id from privault.deployment`).Scan(&deployment); err != nil {
-		return fmt.Errorf("read the deployment's id (has `privault migrate up` run?): %w", err)
+	deployment, err := l.db.deployment(ctx)
+	if err != nil {
+		return err
 	}
 	l.Deployment = uuid.UUID(deployment).String()
 	e, err := operatorsEntry(policy.ShipAudit)
@@ -54,14 +54,11 @@ func (l *LogReader) open(ctx context.Context) error {
 
 // operatorsEntry is the entry of what the operator does with the database alone.
 func operatorsEntry(action policy.Action) (*entry, error) {
-	at := time.Now().UTC().Truncate(time.Microsecond) //nolint:forbidigo // there is no vault whose clock it could be
-	id, err := newIDAt(at)
-	if err != nil {
-		return nil, err
+	e, err := newEntry(time.Now(), action) //nolint:forbidigo // there is no vault whose clock it could be
+	if err == nil {
+		e.Rule = "operator"
 	}
-	e := newEntry(id, at, action)
-	e.Rule = "operator"
-	return e, nil
+	return e, err
 }
 
 // Close releases the database.

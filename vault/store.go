@@ -26,6 +26,19 @@ const setTenant = `select set_config('privault.tenant', $1, true)`
 
 func tenantSetting(tenant ID) string { return uuid.UUID(tenant).String() }
 
+func actAs(ctx context.Context, tx pgx.Tx, tenant ID) error {
+	_, err := tx.Exec(ctx, setTenant, tenantSetting(tenant))
+	return err
+}
+
+// deployment reads the deployment's id.
+func (d database) deployment(ctx context.Context) (id ID, err error) {
+	if err = d.pool.QueryRow(ctx, `select deployment_id from privault.deployment`).Scan(&id); err != nil {
+		err = fmt.Errorf("read the deployment's id (has `privault migrate up` run?): %w", err)
+	}
+	return id, err
+}
+
 // within runs do in a transaction for one tenant and commits it, unless do fails.
 func (d database) within(ctx context.Context, tenant ID, do func(pgx.Tx) error) error {
 	// One round trip for both. The id is one of ours, and its text has no quote in it.

@@ -41,14 +41,16 @@ type entry struct {
 	rulings map[asked]policy.Ruling
 }
 
-// resource is what an operation touched: just these fields of each of these records of one collection, seen alike.
+// resource is what an operation touched: just these fields of each of these records of one collection, seen alike. Its outcome is
+// that of the operation, or denied: asked for and not shown; loosened: their masks show more from now on; deleted: the records
+// are no more.
 type resource struct {
 	Collection string   `json:"collection,omitempty"`
 	Transform  string   `json:"transform,omitempty"`
 	Fields     []string `json:"fields,omitempty"`
 	View       string   `json:"view,omitempty"`
-	Outcome    string   `json:"outcome,omitempty"` // denied: asked for and not shown; loosened: their masks show more from now on; deleted: the records are no more
-	Rule       string   `json:"rule,omitempty"`    // what decided on this view, where a call has several rulings
+	Outcome    string   `json:"outcome,omitempty"`
+	Rule       string   `json:"rule,omitempty"` // what decided on this view, where a call has several rulings
 	Records    []string `json:"records,omitempty"`
 	Sealed     []string `json:"sealed,omitempty"` // the digest of each record as it was written (recordDigest)
 	Principal  string   `json:"principal,omitempty"`
@@ -77,8 +79,7 @@ const (
 
 // open starts the entry of an operation.
 func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
-	at := v.now().UTC().Truncate(time.Microsecond)
-	id, err := newIDAt(at)
+	e, err := newEntry(v.now(), action)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +89,6 @@ func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
 			return nil, err
 		}
 	}
-	e := newEntry(id, at, action)
 	e.Request, e.Purpose, e.who, e.law = who.Request, who.Purpose, who, in
 	if who.Principal != (ID{}) {
 		e.Principal, e.Credential = formatID(principalPrefix, who.Principal), formatID(credentialPrefix, who.Credential)
@@ -100,8 +100,10 @@ func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
 }
 
 // newEntry is an entry of the deployment's.
-func newEntry(id ID, at time.Time, action policy.Action) *entry {
-	return &entry{ID: formatID(entryPrefix, id), At: at.Format("2006-01-02T15:04:05.000000Z"), Action: string(action), Outcome: outcomeOK, id: id, at: at}
+func newEntry(at time.Time, action policy.Action) (*entry, error) {
+	at = at.UTC().Truncate(time.Microsecond)
+	id, err := newIDAt(at)
+	return &entry{ID: formatID(entryPrefix, id), At: at.Format("2006-01-02T15:04:05.000000Z"), Action: string(action), Outcome: outcomeOK, id: id, at: at}, err
 }
 
 // insertEntry writes an entry in the transaction of its work.

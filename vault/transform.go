@@ -20,9 +20,9 @@ import (
 	"github.com/privault/privault/vault/shape"
 )
 
-// A transform is FF1 under a name: values in, tokens of the same shape out, and back, and nothing stored. Or it masks. So nothing
-// can be erased either: a token can be decoded for as long as the tenant's `fpe` key of its version and the transform are there.
-// Whoever needs erasure uses a collection.
+// A transform is FF1 under a name: values in, tokens of the same shape out, and back, and nothing stored. So nothing can be erased
+// either: a token can be decoded for as long as the tenant's `fpe` key of its version and the transform are there. Whoever needs
+// erasure uses a collection. Or a transform masks, and nothing brings the value back.
 
 // TransformDefinition is a transform as its owner writes it.
 type TransformDefinition struct {
@@ -68,10 +68,10 @@ func (t *Transform) check() error {
 		return &Error{Kind: NotErasable, Fields: []FieldError{{"/erasable", "not-erasable"}},
 			Detail: "a transform stores nothing, so what it encoded can't be erased; use a collection, whose records can"}
 	}
-	var faults []FieldError
-	checkPurposes("/purposes", d.Purposes, func(pointer, rule, _ string) { faults = append(faults, FieldError{pointer, rule}) })
-	if len(faults) > 0 {
-		return &Error{Kind: Invalid, Detail: "purposes are at most 50 names of purposes", Fields: faults}
+	var faults faults
+	checkPurposes("/purposes", d.Purposes, faults.add)
+	if err := faults.err(); err != nil {
+		return err
 	}
 	if d.Type != "" || d.Pattern != "" || len(d.Normalise) > 0 || d.Mask != nil {
 		return t.checkMask()
@@ -247,17 +247,10 @@ func (v *Vault) ListTransforms(ctx context.Context, who Caller, cursor string, l
 		if err != nil {
 			return err
 		}
-		if page, err = pgx.CollectRows(rows, scanTransform); err != nil {
-			return err
-		}
+		page, next, err = pageOf(keys, rows, scanTransform, "transforms", limit, func(t *Transform) string { return t.Name })
 		for _, each := range page {
 			each.KeyVersion = each.version(keys)
 		}
-		if len(page) <= limit {
-			return nil
-		}
-		page = page[:limit]
-		next, err = keys.sealCursor("transforms", page[limit-1].Name)
 		return err
 	})
 	return page, next, err
@@ -342,15 +335,12 @@ func (v *Vault) transformAll(ctx context.Context, e *entry, action policy.Action
 	if err != nil {
 		return nil, err
 	}
-	for _, item := range items { // of a version that came since
-		if item.KeyVersion == keys.fpe.current()+1 {
-			if keys, err = v.keyring.newer(keys); err != nil {
-				return nil, err
-			}
-			break
+	if slices.ContainsFunc(items, func(i TransformItem) bool { return i.KeyVersion > keys.fpe.current() }) { // it may have come since
+		if keys, err = v.keyring.newer(keys); err != nil {
+			return nil, err
 		}
 	}
-	c := coder{keys: keys, transform: found, decode: action == policy.Decode, versions: map[int32]*version{}, naming: naming{keys: keys}}
+	c := coder{transform: found, decode: action == policy.Decode, versions: map[int32]*version{}, naming: naming{keys: keys}}
 	c.counts = e.who.Budget != nil && !c.decode
 	done := make([]Transformed, len(items))
 	for i, item := range items {
@@ -371,7 +361,6 @@ func (v *Vault) transformAll(ctx context.Context, e *entry, action policy.Action
 
 // coder does the items of one batch. Each key version is derived once.
 type coder struct {
-	keys      *tenantKeys
 	transform *Transform
 	decode    bool
 	versions  map[int32]*version

@@ -114,7 +114,7 @@ func TestKnownAnswerOfATransform(t *testing.T) {
 	if err := made.check(); err != nil {
 		t.Fatal(err)
 	}
-	c := coder{keys: keys, transform: made, versions: map[int32]*version{}}
+	c := coder{naming: naming{keys: keys}, transform: made, versions: map[int32]*version{}}
 	got := c.code(TransformItem{Value: NewSecret([]byte(known("value")))}, "")
 	if got.Err != nil || got.KeyVersion != 1 || string(got.Value.Reveal()) != known("token") {
 		t.Errorf("the token is %s, %v", got.Value.Reveal(), got.Err)

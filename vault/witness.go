@@ -15,7 +15,6 @@ import (
 // Submission is what a witness is to be shown: a signed checkpoint, and the proof that it continues what the witness has seen.
 type Submission struct {
 	Signed string
-	Size   int64
 	Seen   int64
 	Proof  []tlog.Hash
 }
@@ -40,7 +39,7 @@ func (v *Vault) ForWitness(ctx context.Context, witness string, seen int64, sign
 		if seen > c.Size {
 			return &Error{Kind: IntegrityFailure, Detail: "the witness " + witness + " has seen more entries than the log has: the database was set back, or there are two"}
 		}
-		s = Submission{Signed: signed, Size: c.Size, Seen: seen}
+		s = Submission{Signed: signed, Seen: seen}
 		if seen == 0 || seen == c.Size {
 			return nil // nothing to prove
 		}

@@ -102,7 +102,8 @@ func (c Config) Faults() []string {
 	if d := time.Duration(c.MaxDelay); d < 0 || d > mostDelay {
 		bad("max_delay is 0s to 10s")
 	}
-	if c.MaxWaiting < 0 || c.MaxWaiting > maxQueue || min(c.Distinct, c.DistinctFew) < 0 || max(c.Distinct, c.DistinctFew) > 1e6 || c.FailedAttempt < 0 || c.Concurrency.Principal < 0 || c.Concurrency.Tenant < 0 {
+	if c.MaxWaiting < 0 || c.MaxWaiting > maxQueue || min(c.Distinct, c.DistinctFew) < 0 || max(c.Distinct, c.DistinctFew) > 1e6 ||
+		c.FailedAttempt < 0 || c.Concurrency.Principal < 0 || c.Concurrency.Tenant < 0 {
 		bad("max_waiting is 0 to 1000, distinct_values and distinct_values_few 0 to 1000000, and no other number is negative")
 	}
 	for _, q := range []Quota{c.Quotas.Principal, c.Quotas.Tenant} {

@@ -202,6 +202,11 @@ func (l *Limiter) wait(ctx context.Context, who Caller, delay time.Duration) err
 // DistinctValues is the policy of a Refusal by Distinct.
 const DistinctValues = "distinct-values"
 
+// Budgets says whether Distinct refuses anybody anything.
+func (l *Limiter) Budgets() bool {
+	return l != nil && max(l.config.Distinct, l.config.DistinctFew) > 0
+}
+
 // Distinct charges a principal for asking about values of a scope (a field), each by a keyed digest: how many different
 // ones it may name in a day is bounded, because whoever may name all of them has the field. Values named before are free.
 //

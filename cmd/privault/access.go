@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
 	"github.com/privault/privault/api"
 	"github.com/privault/privault/api/identity"
 )
@@ -85,11 +83,7 @@ func (a *Access) proxies() (all []netip.Prefix, err error) {
 // issuers reads the file.
 func (a *Access) issuers() (identity.Config, error) {
 	var c identity.Config
-	b, err := os.ReadFile(a.Issuers)
-	if err != nil {
-		return c, err
-	}
-	err = json.Unmarshal(b, &c, json.RejectUnknownMembers(true))
+	err := readSettings(a.Issuers, &c)
 	return c, err
 }
 
@@ -119,6 +113,8 @@ func (a *Access) apply(c *api.Config) error {
 	return err
 }
 
+var errNoCertificate = errors.New("no certificate in it")
+
 func loadPool(path string) (*x509.CertPool, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -126,7 +122,7 @@ func loadPool(path string) (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(b) {
-		return nil, errors.New("no certificate in it")
+		return nil, errNoCertificate
 	}
 	return pool, nil
 }

@@ -3,10 +3,7 @@ package main
 import (
 	"context"
 	"net/netip"
-	"os"
 	"time"
-
-	"github.com/go-json-experiment/json"
 
 	"github.com/privault/privault/api/limit"
 	"github.com/privault/privault/vault"
@@ -44,12 +41,8 @@ func (a Alarms) rules() (vault.AlarmRules, error) {
 	if a.Alarms == "" {
 		return rules, nil
 	}
-	b, err := os.ReadFile(a.Alarms)
-	if err != nil {
-		return rules, err
-	}
 	var in alarmFile
-	err = json.Unmarshal(b, &in, json.RejectUnknownMembers(true))
+	err := readSettings(a.Alarms, &in)
 	rules.Allow = in.Allow
 	for kind, r := range in.Rules {
 		rules.Rules[kind] = vault.AlarmRule{Off: r.Off, Floor: r.Floor, Factor: r.Factor, Response: r.Response, For: time.Duration(r.For)}
@@ -59,21 +52,9 @@ func (a Alarms) rules() (vault.AlarmRules, error) {
 
 const watchEvery = 5 * time.Second
 
-// watch looks for sudden behaviour every few seconds, and once more at the end.
-func (s *service) watch(ctx context.Context) error {
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	for last := false; !last; {
-		select {
-		case <-ctx.Done():
-			last = true
-		case <-tick.C:
-		}
-		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
-		if _, err := s.vault.Watch(late); err != nil {
-			s.log.WarnContext(ctx, "what callers do is not compared", "error", err)
-		}
-		cancel()
+// watch looks for sudden behaviour.
+func (s *service) watch(ctx context.Context) {
+	if _, err := s.vault.Watch(ctx); err != nil {
+		s.log.WarnContext(ctx, "what callers do is not compared", "error", err)
 	}
-	return nil
 }

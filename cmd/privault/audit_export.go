@@ -70,7 +70,6 @@ func (a *auditExportCmd) Run(ctx context.Context) error {
 			}
 			pause = min(max(2*pause, 500*time.Millisecond), time.Minute)
 			log.WarnContext(ctx, "not delivered, trying again", "error", err.Error(), "next", c.Next, "in", pause.String())
-			x.stop()
 		case sent == 0 && !a.Follow:
 			return nil
 		case sent == 0:
@@ -123,7 +122,8 @@ func (x *shipping) batch(ctx context.Context) (places int64, err error) {
 		}
 	}
 	entries, next, err := x.log.Read(ctx, x.cursor.Next, x.Batch)
-	if err != nil || next == x.cursor.Next {
+	if err != nil {
+		x.stop() // to be opened again, which is an entry; that the receiver is away is none
 		return 0, err
 	}
 	if len(entries) > 0 {
@@ -131,7 +131,9 @@ func (x *shipping) batch(ctx context.Context) (places int64, err error) {
 			return 0, err
 		}
 	}
-	places = next - x.cursor.Next
+	if places = next - x.cursor.Next; places == 0 {
+		return 0, nil
+	}
 	return places, x.cursor.advance(next)
 }
 
@@ -270,7 +272,10 @@ func (c *cursorFile) advance(next int64) error {
 		return err
 	}
 	_, err = f.Write(append(text, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close(), os.Rename(c.path+".new", c.path)); err != nil {
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err // the cursor that there is stays as it is
+	}
+	if err := os.Rename(c.path+".new", c.path); err != nil {
 		return err
 	}
 	dir, err := os.Open(filepath.Dir(c.path))

@@ -32,10 +32,7 @@ func (a *auditReconcileCmd) Run(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		if vault.AsError(err).Kind == vault.DatabaseUnavailable {
-			return errors.Join(errTryAgain, err)
-		}
-		return err
+		return awayOr(err)
 	}
 	if a.Copy != "" {
 		if err := notOlder(keys, a.Copy, done.Size); err != nil {

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,13 +36,12 @@ func summarize(e vault.ShippedEntry) (s summary, err error) {
 func (a *auditExportCmd) tls() (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if a.CA != "" {
-		text, err := os.ReadFile(a.CA)
+		var err error
+		if c.RootCAs, err = loadPool(a.CA); errors.Is(err, errNoCertificate) {
+			return nil, &configError{[]string{"--ca has no certificate"}}
+		}
 		if err != nil {
 			return nil, err
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(text) {
-			return nil, &configError{[]string{"--ca has no certificate"}}
 		}
 	}
 	if a.Cert != "" || a.CertKey != "" {
@@ -183,17 +180,16 @@ func (a *auditExportCmd) headers() (http.Header, error) {
 	if a.HeaderFile == "" {
 		return h, nil
 	}
-	f, err := os.Open(a.HeaderFile)
+	text, err := os.ReadFile(a.HeaderFile)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		name, value, found := strings.Cut(lines.Text(), ":")
-		if strings.TrimSpace(lines.Text()) == "" {
+	for line := range strings.Lines(string(text)) {
+		name, value, found := strings.Cut(line, ":")
+		switch {
+		case strings.TrimSpace(line) == "":
 			continue
-		}
-		if !found {
+		case !found:
 			return nil, &configError{[]string{"--header-file has lines Name: value"}}
 		}
 		h.Add(strings.TrimSpace(name), strings.TrimSpace(value))

@@ -36,7 +36,11 @@ func (a *auditVerifyCmd) Run(ctx context.Context) error {
 	if a.Proof != "" {
 		return verifyProof(keys, a.Proof)
 	}
-	source, signed, c, err := openLog(ctx, keys, a.Source)
+	source, err := openTiles(ctx, a.Source)
+	if err != nil {
+		return err
+	}
+	signed, c, err := source.newest(keys)
 	if err != nil {
 		return err
 	}
@@ -89,12 +93,8 @@ func (a *auditVerifyCmd) witnessed(keys *audit.Keys, now audit.Checkpoint, sourc
 	if older.Size > newer.Size { // it has grown since its checkpoint was read
 		older, newer = now, c
 	}
-	root, _, err := audit.ProveConsistency(newer, older.Size, source.tile)
-	if err != nil {
-		return fmt.Errorf("the log doesn't continue what the witnesses have signed: %w", err)
-	}
-	if root != older.Root {
-		return fmt.Errorf("the log doesn't continue what the witnesses have signed: its first %d entries are others now", c.Size)
+	if err := goesOn(newer, older, source, "what the witnesses have signed"); err != nil {
+		return err
 	}
 	for _, w := range by {
 		fmt.Printf("%s has signed the checkpoint of %d entries at %s\n", w.Witness, c.Size, w.At.Format(time.RFC3339))
@@ -102,16 +102,13 @@ func (a *auditVerifyCmd) witnessed(keys *audit.Keys, now audit.Checkpoint, sourc
 	return nil
 }
 
-// openLog opens a log by its address or folder, and its newest checkpoint: as it was signed, and what it says.
-func openLog(ctx context.Context, keys *audit.Keys, from string) (source tiles, signed []byte, c audit.Checkpoint, err error) {
-	if source, err = openTiles(ctx, from); err != nil {
-		return nil, nil, c, err
-	}
-	if signed, err = source("checkpoint"); err != nil {
-		return nil, nil, c, err
+// newest gives a log's newest checkpoint: as it was signed, and what it says.
+func (t tiles) newest(keys *audit.Keys) (signed []byte, c audit.Checkpoint, err error) {
+	if signed, err = t("checkpoint"); err != nil {
+		return nil, c, err
 	}
 	c, err = keys.Open(signed)
-	return source, signed, c, err
+	return signed, c, err
 }
 
 // continues says whether the log goes on from a checkpoint that was seen before; none yet is fine.
@@ -127,12 +124,17 @@ func continues(keys *audit.Keys, now audit.Checkpoint, path string, source tiles
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	root, _, err := audit.ProveConsistency(now, before.Size, source.tile)
+	return goesOn(now, before, source, path)
+}
+
+// goesOn says whether a checkpoint continues an older one, which is called what.
+func goesOn(newer, older audit.Checkpoint, source tiles, what string) error {
+	root, _, err := audit.ProveConsistency(newer, older.Size, source.tile)
 	if err != nil {
-		return fmt.Errorf("the log doesn't continue %s: %w", path, err)
+		return fmt.Errorf("the log doesn't continue %s: %w", what, err)
 	}
-	if root != before.Root {
-		return fmt.Errorf("the log doesn't continue %s: its first %d entries are others now", path, before.Size)
+	if root != older.Root {
+		return fmt.Errorf("the log doesn't continue %s: its first %d entries are others now", what, older.Size)
 	}
 	return nil
 }
@@ -185,7 +187,7 @@ func (a *auditMirrorCmd) Run(ctx context.Context) error {
 		return err
 	}
 	cosigned, unwitnessed := source("cosigned")
-	source, signed, c, err := openLog(ctx, keys, a.Source)
+	signed, c, err := source.newest(keys)
 	if err != nil {
 		return err
 	}

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/privault/privault/kms"
 	"github.com/privault/privault/vault"
@@ -63,6 +66,15 @@ type Keys struct {
 	Providers `embed:""`
 
 	noLocal bool // keys on this machine's disk are refused, those in the file too
+}
+
+// readSettings reads a file of settings: JSON, strictly.
+func readSettings(path string, into any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, into, json.RejectUnknownMembers(true))
 }
 
 // configError is a start that the settings forbid.
@@ -174,8 +186,8 @@ func openVault(ctx context.Context, d Database, k Keys, change func(*vault.Confi
 	if err != nil {
 		return nil, fmt.Errorf("open the key-encryption key: %w", err)
 	}
-	c := vault.Config{DataURL: d.DatabaseURL, KeystoreURL: d.KeystoreURL, KeystoreBackups: d.KeystoreBackups, KMS: key, KMSTimeout: k.KMSTimeout, KMSInFlight: k.KMSInFlight,
-		KeyCacheTTL: k.KeyCacheTTL, RotateAfter: k.RotateAfter, RotateAfterUses: k.RotateAfterUses, MaxConns: d.MaxConns}
+	c := vault.Config{DataURL: d.DatabaseURL, KeystoreURL: d.KeystoreURL, KeystoreBackups: d.KeystoreBackups, KMS: key,
+		KMSTimeout: k.KMSTimeout, KMSInFlight: k.KMSInFlight, KeyCacheTTL: k.KeyCacheTTL, RotateAfter: k.RotateAfter, RotateAfterUses: k.RotateAfterUses, MaxConns: d.MaxConns}
 	if k.KMSKeys != "" {
 		c.OpenKMS = k.openNamed
 	}

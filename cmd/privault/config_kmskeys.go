@@ -3,9 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-
-	"github.com/go-json-experiment/json"
 
 	"github.com/privault/privault/kms"
 )
@@ -27,11 +24,7 @@ type kmsKey struct {
 }
 
 func readKMSKeys(path string) (all kmsKeys, err error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return all, err
-	}
-	err = json.Unmarshal(b, &all, json.RejectUnknownMembers(true))
+	err = readSettings(path, &all)
 	return all, err
 }
 
@@ -52,8 +45,8 @@ func (a kmsKeys) check(bad func(string, ...any), noLocal bool) {
 	}
 }
 
-// openNamed opens the key that is wanted, by its canonical URI, if the file names it. The file is read each time, which is once for each key: a new
-// line needs no restart.
+// openNamed opens the key that is wanted, by its canonical URI, if the file names it. The file is read each time, which is once for
+// each key: a new line needs no restart.
 func (k Keys) openNamed(ctx context.Context, wanted func(uri string) bool) (kms.Key, error) {
 	all, err := readKMSKeys(k.KMSKeys)
 	if err != nil {

@@ -109,12 +109,10 @@ func (x *exportCmd) transfer(ctx context.Context, sink *sink, views map[string]s
 		if !again || attempt == 8 || ctx.Err() != nil {
 			return fmt.Errorf("after record %d: %w", sink.records, err)
 		}
-		select {
-		case <-time.After(pause):
-			pause *= 2
-		case <-ctx.Done():
+		if !rest(ctx, pause) {
 			return ctx.Err()
 		}
+		pause *= 2
 	}
 }
 

@@ -249,16 +249,14 @@ func (i *importCmd) store(ctx context.Context, c *chunk, key string) error {
 		if err == nil {
 			err = errors.New(problemText(status, body))
 		}
-		passing := status == 0 || status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable || status == http.StatusConflict
-		if !passing || attempt == 8 || ctx.Err() != nil {
+		again := status == 0 || status == http.StatusConflict || passing(status)
+		if !again || attempt == 8 || ctx.Err() != nil {
 			return err
 		}
-		select {
-		case <-time.After(pause):
-			pause *= 2
-		case <-ctx.Done():
+		if !rest(ctx, pause) {
 			return ctx.Err()
 		}
+		pause *= 2
 	}
 }
 

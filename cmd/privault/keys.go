@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/privault/privault/kms"
+	"github.com/privault/privault/vault"
 )
 
 type keysCmd struct {
@@ -43,6 +44,14 @@ type keysCheckCmd struct {
 
 // errTryAgain is a failure of something that is away, and may come back.
 var errTryAgain = errors.New("try again later")
+
+// awayOr says so of an error that is the database's being away.
+func awayOr(err error) error {
+	if vault.AsError(err).Kind == vault.DatabaseUnavailable {
+		return errors.Join(errTryAgain, err)
+	}
+	return err
+}
 
 // Run ends with 0 for a key that can be used, 78 for a URI or settings that can't be right, 75 for a KMS that is away
 // and 1 for one that refuses.

@@ -3,10 +3,8 @@ package main
 import (
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 
-	"github.com/go-json-experiment/json"
 	"github.com/redis/rueidis"
 
 	"github.com/privault/privault/api"
@@ -50,11 +48,8 @@ func (l *Limits) config() (limit.Config, error) {
 	if l.Limits == "" {
 		return c, nil
 	}
-	b, err := os.ReadFile(l.Limits)
-	if err != nil {
-		return c, err
-	}
-	return c, json.Unmarshal(b, &c, json.RejectUnknownMembers(true))
+	err := readSettings(l.Limits, &c)
+	return c, err
 }
 
 // apply completes the API's configuration. The settings have no faults.

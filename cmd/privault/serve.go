@@ -154,8 +154,8 @@ func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) erro
 	g.Go(func() error { return s.work(ctx) })
 	g.Go(func() error { return s.sequence(ctx) })
 	g.Go(func() error { return s.askWitnesses(ctx) })
-	g.Go(func() error { return s.noteUses(ctx) })
-	g.Go(func() error { return s.watch(ctx) })
+	g.Go(func() error { return every(ctx, time.Minute, s.noteUses) })
+	g.Go(func() error { return every(ctx, watchEvery, s.watch) })
 	s.log.InfoContext(ctx, "serving", "listen", public.Addr().String(), "ops_listen", ops.Addr().String(), "tls", s.public.tls != nil)
 	if ready != nil {
 		g.Go(func() error { return ready(public.Addr(), ops.Addr()) })
@@ -191,9 +191,22 @@ func (s *service) work(ctx context.Context) error {
 	return s.vault.StopJobs(late)
 }
 
-// noteUses writes down now and then, and at the end, when API keys were last used and how much the tenants' keys have wrapped.
-func (s *service) noteUses(ctx context.Context) error {
-	tick := time.NewTicker(time.Minute)
+// noteUses writes down when API keys were last used, how much the tenants' keys have wrapped, and which calls were refused.
+func (s *service) noteUses(ctx context.Context) {
+	if err := s.vault.NoteLastUsed(ctx); err != nil {
+		s.log.WarnContext(ctx, "when keys were last used is not written down", "error", err)
+	}
+	if err := s.vault.NoteUses(ctx); err != nil {
+		s.log.WarnContext(ctx, "how much keys have wrapped is not written down", "error", err)
+	}
+	if err := s.vault.NoteRefusals(ctx); err != nil {
+		s.log.ErrorContext(ctx, "the entries of refused calls are not written yet", "error", err)
+	}
+}
+
+// every does something now and then, and once more when ctx has ended: that time has the drain.
+func every(ctx context.Context, period time.Duration, do func(ctx context.Context)) error {
+	tick := time.NewTicker(period)
 	defer tick.Stop()
 	for last := false; !last; {
 		select {
@@ -202,15 +215,7 @@ func (s *service) noteUses(ctx context.Context) error {
 		case <-tick.C:
 		}
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
-		if err := s.vault.NoteLastUsed(late); err != nil {
-			s.log.WarnContext(ctx, "when keys were last used is not written down", "error", err)
-		}
-		if err := s.vault.NoteUses(late); err != nil {
-			s.log.WarnContext(ctx, "how much keys have wrapped is not written down", "error", err)
-		}
-		if err := s.vault.NoteRefusals(late); err != nil {
-			s.log.ErrorContext(ctx, "the entries of refused calls are not written yet", "error", err)
-		}
+		do(late)
 		cancel()
 	}
 	return nil
