@@ -94,6 +94,9 @@ func TestNamingValuesHasABudget(t *testing.T) {
 				guess := fmt.Sprintf(`{"token":"400000%09d1111","collection":"people","field":"pan"}`, n)
 				admin.send(t, "POST", "/v1/tokens/validate", `{"items":[`+guess+`]}`).want(t, want)
 			}
+			// Replacing tokens tells the same, from the same budget.
+			admin.send(t, "POST", "/v1/tokens/rotate", `{"items":[{"token":"4000000000000071111","collection":"people","field":"pan"}]}`).want(t, 429)
+			admin.send(t, "POST", "/v1/tokens/rotate", `{"items":[{"token":"4000000000000001111","collection":"people","field":"pan"}]}`).want(t, 404)
 			admin.send(t, "POST", "/v1/tokens/validate", `{"items":[{"token":"`+stored.Tokens["note"]+`"},{"token":"pvtk_none"},{"token":"pvdt_none"}]}`).want(t, 207)
 			if n := s.Count(`select count(*) from privault.audit_entries where body::json->>'problem' = 'quota-exceeded'`); n < 6 {
 				t.Errorf("%d entries say that a budget was used up", n)

@@ -99,6 +99,20 @@ func (g *guarded) wantAlarms(want ...string) {
 	}
 }
 
+// What is tried out among good tokens, in a transaction of its own, counts like anything else.
+func TestASprayerWhoReplacesTokensIsSeen(t *testing.T) {
+	t.Parallel()
+	g := guard(t, map[string]vault.AlarmRule{vault.AlarmTokenSpray: {Floor: 500, Factor: 5}})
+	refs := []vault.TokenRef{{Token: g.token}}
+	for _, token := range spray(600) {
+		refs = append(refs, vault.TokenRef{Token: token})
+	}
+	if done, err := g.RotateTokens(t.Context(), g.admin, refs); err != nil || done[0].Err != nil {
+		t.Fatal(err, done[0].Err)
+	}
+	g.wantAlarms("token-spray alert")
+}
+
 // Whoever tries tokens out on several replicas is found out by all of them together, is refused on all of them, and only as
 // long as the response is in force.
 func TestASprayerIsSuspendedEverywhere(t *testing.T) {

@@ -130,15 +130,15 @@ func (v *Vault) spendOnPatch(ctx context.Context, keys *tenantKeys, who Caller, 
 	return n.spend(ctx, who)
 }
 
-// spendOnMisses asks for the budget of tokens that don't resolve. Those that only a key can make can't be guessed, and cost
+// spendOnMisses asks for the budget of tokens that don't resolve, where nothing but that is learned. Those that only a key can make can't be guessed, and cost
 // nothing; one with a shape can.
-func (k *tenantKeys) spendOnMisses(ctx context.Context, who Caller, refs []TokenRef, errs []*Error) error {
+func (k *tenantKeys) spendOnMisses(ctx context.Context, who Caller, refs []TokenRef, missed func(i int) bool) error {
 	if who.Budget == nil {
 		return nil
 	}
 	n := naming{keys: k}
 	for i, ref := range refs {
-		if errs[i] == nil || errs[i].Kind != TokenNotFound || strings.HasPrefix(ref.Token, tokenPrefix) || strings.HasPrefix(ref.Token, opaquePrefix) {
+		if !missed(i) || strings.HasPrefix(ref.Token, tokenPrefix) || strings.HasPrefix(ref.Token, opaquePrefix) {
 			continue
 		}
 		if err := n.add("tokens", false, fmt.Appendf(nil, "privault/1/budget-token%q%q%q", ref.Collection, ref.Field, ref.Token)); err != nil {

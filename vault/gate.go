@@ -288,6 +288,7 @@ func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do
 	}
 	switch {
 	case err == nil:
+		v.watcher.see(t.entry) // of one that failed, refuse has its entry committed, which sees it
 		return v.shredApart(ctx, t)
 	case t == nil:
 		return err

@@ -46,6 +46,9 @@ func (v *Vault) RotateTokens(ctx context.Context, who Caller, refs []TokenRef) (
 	if err != nil {
 		return nil, v.refuseUnopened(ctx, who, policy.RotateToken, err)
 	}
+	if err := keys.spendOnMisses(ctx, who, refs, func(i int) bool { return leads[i] == nil }); err != nil {
+		return nil, v.refuseUnopened(ctx, who, policy.RotateToken, err)
+	}
 	r := v.newReader(keys, nil)
 	r.lookAhead(ctx, rows)
 	var errs []*Error

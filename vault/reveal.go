@@ -122,7 +122,7 @@ func (v *Vault) eachBehind(ctx context.Context, e *entry, refs []TokenRef, do fu
 		}
 	}
 	if e.Action == string(policy.ValidateToken) {
-		if err := keys.spendOnMisses(ctx, e.who, refs, errs); err != nil {
+		if err := keys.spendOnMisses(ctx, e.who, refs, func(i int) bool { return errs[i] != nil && errs[i].Kind == TokenNotFound }); err != nil {
 			return nil, err
 		}
 	}
