@@ -435,6 +435,10 @@ func newFsck(t testing.TB, v *vaulttest.Bench) fsck {
 		_, _ = w.Write(data)
 	}))
 	t.Cleanup(server.Close)
+	// Built here, before check's clock runs. Asked to explain its flags, it ends with 2 or 0.
+	if said, err := exec.CommandContext(t.Context(), "../scripts/tool.sh", "fsck", "--help").CombinedOutput(); !strings.Contains(string(said), "storage_url") {
+		t.Fatalf("tessera's fsck: %v: %s", err, said)
+	}
 	f := fsck{server.URL, filepath.Join(t.TempDir(), "log.pub")}
 	write(t, f.key, v.Config.AuditKeys.Public()[0]+"\n")
 	return f

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"text/template"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -90,13 +91,18 @@ func (d *devCmd) Run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := d.serve(ctx, owner); err != nil {
-		return err
+	err = d.serve(ctx, owner)
+	if err != nil {
+		// A Postgres that goes breaks connections first: a moment later ctx knows.
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
 	}
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
-	return nil
+	return err
 }
 
 // lock keeps a second server off the folder; the kernel takes it from a process that dies.
