@@ -229,11 +229,11 @@ func keep(path string, data []byte) error {
 type tiles func(path string) ([]byte, error)
 
 // tile reads a tile, or the full one where a partial one is no longer there.
-func (s tiles) tile(t tlog.Tile) ([]byte, error) {
-	data, err := s(audit.Path(t))
-	if err != nil && t.W < audit.TileWidth {
-		t.W = audit.TileWidth
-		if whole, failed := s(audit.Path(t)); failed == nil {
+func (t tiles) tile(asked tlog.Tile) ([]byte, error) {
+	data, err := t(audit.Path(asked))
+	if err != nil && asked.W < audit.TileWidth {
+		asked.W = audit.TileWidth
+		if whole, failed := t(audit.Path(asked)); failed == nil {
 			return whole, nil
 		}
 	}
