@@ -41,6 +41,9 @@ type FieldDefinition struct {
 	Purposes       []string        `json:"purposes,omitempty"` // in place of the collection's
 	Token          TokenDefinition `json:"token,omitzero"`
 
+	Portable       bool `json:"portable,omitempty"`       // the person gave it, so portability (GDPR 20) hands it out
+	Nondisclosable bool `json:"nondisclosable,omitempty"` // under the CCPA it is only said to be held; some types always are
+
 	Pattern   string                   `json:"pattern,omitempty"`   // of the type custom
 	Normalise []string                 `json:"normalise,omitempty"` // likewise
 	Mask      *datatype.MaskDefinition `json:"mask,omitempty"`      // nil: the type's
@@ -110,6 +113,8 @@ type field struct {
 
 	classification string
 	purposes       []string
+	portable       bool
+	nondisclosable string // what kind of identifier it is, if the CCPA keeps it from being handed out
 }
 
 // byNumber gives a field, or nil if the number is that of a subject reference or an alias.
@@ -154,7 +159,8 @@ func (c *Collection) adopt(raw []byte) error {
 		}
 		f := &field{name: name, number: s.Numbers[name], typ: typ, required: d.Required, token: d.Token.Strategy == strategyRandom,
 			strategy: d.Token.Strategy, supplied: cmp.Or(d.Token.Supplied, suppliedOff), unique: d.Unique, classification: d.Classification,
-			purposes: d.Purposes, mask: mask, stale: d.matched() && c.normalisers[name] != datatype.NormaliserVersion}
+			purposes: d.Purposes, mask: mask, portable: d.Portable, nondisclosable: d.nondisclosable(typ),
+			stale: d.matched() && c.normalisers[name] != datatype.NormaliserVersion}
 		for _, name := range d.Index {
 			x, known := parseIndex(name)
 			if !known {

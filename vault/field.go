@@ -80,11 +80,20 @@ func (d *FieldDefinition) loosens(was FieldDefinition) bool {
 	return err == nil && errBefore == nil && is.ShowsMore(before)
 }
 
-// noteLoosened writes into the entry which fields' masks show more from now on.
+// nondisclosable says what kind of identifier the field's values are, if the CCPA keeps them from being handed out: by the
+// type, or because the owner says so.
+func (d *FieldDefinition) nondisclosable(typ datatype.Type) string {
+	if what := typ.Nondisclosable(); what != "" || !d.Nondisclosable {
+		return what
+	}
+	return "an identifier of a kind that may not be sent"
+}
+
+// noteLoosened writes into the entry which fields' masks, or packages for the person (package.go), show more from now on.
 func (t *txn) noteLoosened(before *Collection, after Definition) {
 	var fields []string
 	for name, is := range after.Fields {
-		if was, had := before.Definition.Fields[name]; had && is.loosens(was) {
+		if was, had := before.Definition.Fields[name]; had && (is.loosens(was) || was.Nondisclosable && !is.Nondisclosable) {
 			fields = append(fields, name)
 		}
 	}

@@ -127,6 +127,9 @@ func TestMasksEvolve(t *testing.T) {
 			vault.FieldDefinition{Type: "string", Mask: last(4), Classification: "restricted"}, "/fields/f/mask loosened", 0},
 		{vault.FieldDefinition{Type: "string", Mask: last(4), Classification: "restricted"},
 			vault.FieldDefinition{Type: "string", Mask: last(2), Classification: "restricted"}, "", 0},
+		// What the CCPA keeps from being handed out may be marked and unmarked, which is noted; whether it is portable is not.
+		{vault.FieldDefinition{Type: "string"}, vault.FieldDefinition{Type: "string", Nondisclosable: true, Portable: true}, "", 0},
+		{vault.FieldDefinition{Type: "string", Nondisclosable: true}, vault.FieldDefinition{Type: "string", Portable: true}, "", 1},
 		{pattern, otherPattern, "/fields/f/pattern changed", 0},
 		{pattern, otherSteps, "/fields/f/normalise changed", 0},
 	} {

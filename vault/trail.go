@@ -42,7 +42,7 @@ type entry struct {
 }
 
 // resource is what an operation touched: just these fields of each of these records of one collection, seen alike. Its outcome is
-// that of the operation, or denied: asked for and not shown; loosened: their masks show more from now on; deleted: the records
+// that of the operation, or denied: asked for and not shown; loosened: their masks, or packages for the person, show more from now on; deleted: the records
 // are no more.
 type resource struct {
 	Collection string   `json:"collection,omitempty"`

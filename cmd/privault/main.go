@@ -28,7 +28,7 @@ type cli struct {
 	Keys    keysCmd    `cmd:"" help:"Tenants' keys, and the key-encryption keys that wrap them."`
 	Audit   auditCmd   `cmd:"" help:"Keys and checks of the audit log."`
 	Policy  policyCmd  `cmd:"" help:"Try policies before they are in force."`
-	Receipt receiptCmd `cmd:"" help:"Verify certificates."`
+	Receipt receiptCmd `cmd:"" help:"Verify certificates and data packages."`
 	Import  importCmd  `cmd:"" help:"Store a CSV or NDJSON file's records and write their tokens to a file."`
 	Export  exportCmd  `cmd:"" help:"Write a collection's records and tokens to a CSV or NDJSON file."`
 	Doctor  doctorCmd  `cmd:"" help:"Examine a deployment: databases, clocks, log, jobs, and what its indexes tell whoever reads them."`

@@ -340,6 +340,26 @@ func TestKeysAndCheckpoints(t *testing.T) {
 			t.Fatalf("a checkpoint changed at byte %d verifies as %+v", i, c)
 		}
 	}
+	// Of a text that is no checkpoint no byte can be changed.
+	receipt, err := old.SignText("a title\nname: value\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := rotated.OpenText("a title", receipt); err != nil || text != "a title\nname: value\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	for i := range receipt {
+		for bit := range 8 {
+			changed := []byte(string(receipt))
+			changed[i] ^= 1 << bit
+			if _, err := old.OpenText("a title", changed); err == nil {
+				t.Fatalf("a text with bit %d of byte %d changed verifies", bit, i)
+			}
+		}
+	}
+	if _, err := old.OpenText("another", receipt); err == nil {
+		t.Error("a text verifies under another title")
+	}
 	another, _, err := audit.GenerateKey("other.example/audit")
 	if err != nil {
 		t.Fatal(err)

@@ -143,8 +143,12 @@ func (k *Keys) Open(signed []byte) (Checkpoint, error) {
 	return c, err
 }
 
-// ErasureTitle is the first line of the certificate of an erasure, which no checkpoint has.
-const ErasureTitle = "privault erasure certificate v1"
+// The first lines of what is signed and is no checkpoint: the certificate of an erasure, and what stands for a package that a
+// person got of its data.
+const (
+	ErasureTitle = "privault erasure certificate v1"
+	PackageTitle = "privault data package v1"
+)
 
 // SignText signs a text of lines that isn't a checkpoint with every private key.
 func (k *Keys) SignText(text string) ([]byte, error) {
@@ -154,7 +158,8 @@ func (k *Keys) SignText(text string) ([]byte, error) {
 	return note.Sign(&note.Note{Text: text}, k.signers...)
 }
 
-// OpenText verifies a signed text with that title: one signature of a known key makes it good.
+// OpenText verifies a signed text with that title. Every signature must be of a known key, and every byte as SignText wrote it:
+// base64 leaves bits open, and a signature by nobody who is known could be changed unseen.
 func (k *Keys) OpenText(title string, signed []byte) (string, error) {
 	n, err := note.Open(signed, note.VerifierList(k.verifiers...))
 	if err != nil {
@@ -162,6 +167,17 @@ func (k *Keys) OpenText(title string, signed []byte) (string, error) {
 	}
 	if !strings.HasPrefix(n.Text, title+"\n") {
 		return "", errors.New("what is signed has another title")
+	}
+	canonical := n.Text + "\n"
+	for _, s := range n.Sigs {
+		raw, err := base64.StdEncoding.DecodeString(s.Base64)
+		if err != nil {
+			return "", err
+		}
+		canonical += "— " + s.Name + " " + base64.StdEncoding.EncodeToString(raw) + "\n"
+	}
+	if canonical != string(signed) {
+		return "", errors.New("a signature is by a key that isn't in the key file, or was written by somebody else than the signer")
 	}
 	return n.Text, nil
 }

@@ -42,6 +42,7 @@ type spec struct {
 	name      string
 	about     string                        // for people
 	examples  []string                      // values, as JSON
+	telling   string                        // what kind of identifier it is, if the CCPA keeps it from being handed out
 	textMax   int                           // for types that are JSON strings: the most bytes a string may have. Zero: stored as JSON text
 	decode    func([]byte) ([]byte, *Fault) // of a string, what is stored; nil: the string itself
 	encode    func([]byte) ([]byte, error)  // the other way, to JSON
@@ -84,6 +85,10 @@ func Names() []string {
 
 // Name is what Lookup finds the type by; empty for the zero Type.
 func (t Type) Name() string { return t.spec().name }
+
+// Nondisclosable says what kind of identifier a value is, in words for whoever it is about, if it is of those that an answer to
+// a request to know must not give and must say are held (CCPA regulations, 11 CCR 7024(d)); else it is empty.
+func (t Type) Nondisclosable() string { return t.spec().telling }
 
 // Parse gives the value in raw as it is stored, or says which rule it breaks. A JSON null is no value of any type.
 //

@@ -598,3 +598,17 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Just these are identifiers that an answer under the CCPA may not give.
+func TestNondisclosableTypes(t *testing.T) {
+	t.Parallel()
+	var got []string
+	for _, name := range Names() {
+		if typ, _ := Lookup(name); typ.Nondisclosable() != "" {
+			got = append(got, name)
+		}
+	}
+	if diff := cmp.Diff([]string{"iban", "pan", "us_ssn"}, got); diff != "" {
+		t.Error(diff)
+	}
+}

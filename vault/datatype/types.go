@@ -43,6 +43,7 @@ var specs = [...]spec{
 	},
 	{
 		name: "iban", about: "a bank account number (ISO 13616) of a country in the IBAN Registry, its check digits right",
+		telling:  "a financial account number (bank account, IBAN)",
 		examples: []string{`"DE89 3704 0044 0532 0130 00"`, `"NO9386011117947"`},
 		textMax:  maxValue, check: checkIBAN, normalise: normaliseIBAN, mask: maskIBAN, shows: shown{first: 2, last: 4},
 		ends:  ends{compacted(normaliseIBAN, checkIBAN, ""), "", minIBAN, 6, 8, 4},
@@ -75,6 +76,7 @@ var specs = [...]spec{
 	},
 	{
 		name: "pan", about: "a card number of 13 to 19 digits, Luhn-valid, with single spaces or dashes between digits",
+		telling:  "a financial account number (payment card)",
 		examples: []string{`"4111 1111 1111 1111"`, `"378282246310005"`},
 		textMax:  maxValue, check: checkPAN, normalise: normalisePAN, mask: maskPAN, shows: shown{last: 4},
 		ends:  ends{compacted(normalisePAN, checkPAN, ""), "", minPAN, 3, maxBIN, 4},
@@ -115,6 +117,7 @@ var specs = [...]spec{
 	},
 	{
 		name: "us_ssn", about: "a US social security number, ddd-dd-dddd or nine digits, in a range that is given out",
+		telling:  "a Social Security number",
 		examples: []string{`"123-45-6789"`},
 		textMax:  maxValue, check: checkSSN, normalise: normaliseSSN, mask: maskSSN, shows: shown{last: 4},
 		ends:  ends{compacted(normaliseSSN, checkSSN, ""), "", 9, 5, 3, 4},
