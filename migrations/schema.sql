@@ -716,6 +716,78 @@ CREATE TABLE privault.purposes (
 
 ALTER TABLE ONLY privault.purposes FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.request_events (
+    tenant_id uuid NOT NULL,
+    request_id uuid NOT NULL,
+    number integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    principal_id uuid NOT NULL,
+    event text NOT NULL,
+    state text NOT NULL,
+    reason text,
+    moment timestamp with time zone
+);
+
+ALTER TABLE ONLY privault.request_events FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.requests (
+    tenant_id uuid NOT NULL,
+    request_id uuid NOT NULL,
+    version integer NOT NULL,
+    type text NOT NULL,
+    regime text NOT NULL,
+    state text NOT NULL,
+    digest bytea NOT NULL,
+    sealed bytea,
+    proposal bytea,
+    approval boolean NOT NULL,
+    received_at timestamp with time zone NOT NULL,
+    opened_at timestamp with time zone NOT NULL,
+    opened_by uuid NOT NULL,
+    acknowledge_by timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    due_at timestamp with time zone NOT NULL,
+    asked_at timestamp with time zone,
+    paused_at timestamp with time zone,
+    extension text,
+    noticed_at timestamp with time zone,
+    verified_at timestamp with time zone,
+    verified_by uuid,
+    method text,
+    level text,
+    evidence text,
+    approved_at timestamp with time zone,
+    approved_by uuid,
+    outcome text,
+    denial text,
+    statement text,
+    erasure_id uuid,
+    closed_at timestamp with time zone,
+    noted text[] DEFAULT '{}'::text[] NOT NULL,
+    CONSTRAINT requests_check CHECK (((regime <> 'hipaa'::text) OR (type = ANY (ARRAY['access'::text, 'portability'::text, 'correction'::text])))),
+    CONSTRAINT requests_check1 CHECK ((received_at <= opened_at)),
+    CONSTRAINT requests_check10 CHECK (((state = 'completed'::text) = (outcome IS NOT NULL))),
+    CONSTRAINT requests_check11 CHECK (((state = 'denied'::text) = (denial IS NOT NULL))),
+    CONSTRAINT requests_check12 CHECK (((state <> 'deferred'::text) OR (erasure_id IS NOT NULL))),
+    CONSTRAINT requests_check13 CHECK (((state = ANY (ARRAY['completed'::text, 'denied'::text, 'cancelled'::text, 'expired'::text])) = (closed_at IS NOT NULL))),
+    CONSTRAINT requests_check2 CHECK (((proposal IS NULL) OR (type = 'correction'::text))),
+    CONSTRAINT requests_check3 CHECK (((extension IS NULL) = (noticed_at IS NULL))),
+    CONSTRAINT requests_check4 CHECK (((paused_at IS NULL) OR (state = 'verifying'::text))),
+    CONSTRAINT requests_check5 CHECK ((num_nulls(verified_at, verified_by, method, level) = ANY (ARRAY[0, 4]))),
+    CONSTRAINT requests_check6 CHECK (((state <> ALL (ARRAY['waiting_for_approval'::text, 'in_progress'::text, 'completed'::text, 'deferred'::text])) OR (verified_at IS NOT NULL))),
+    CONSTRAINT requests_check7 CHECK ((num_nulls(approved_at, approved_by) = ANY (ARRAY[0, 2]))),
+    CONSTRAINT requests_check8 CHECK (((NOT approval) OR (state <> ALL (ARRAY['in_progress'::text, 'completed'::text, 'deferred'::text])) OR (approved_at IS NOT NULL))),
+    CONSTRAINT requests_check9 CHECK (((approved_by <> opened_by) AND (approved_by <> verified_by))),
+    CONSTRAINT requests_digest_check CHECK ((octet_length(digest) = 32)),
+    CONSTRAINT requests_outcome_check CHECK ((outcome = ANY (ARRAY['complied'::text, 'nothing-held'::text]))),
+    CONSTRAINT requests_regime_check CHECK ((regime = ANY (ARRAY['gdpr'::text, 'ccpa'::text, 'hipaa'::text]))),
+    CONSTRAINT requests_state_check CHECK ((state = ANY (ARRAY['received'::text, 'verifying'::text, 'waiting_for_approval'::text, 'in_progress'::text, 'completed'::text, 'denied'::text, 'cancelled'::text, 'deferred'::text, 'expired'::text]))),
+    CONSTRAINT requests_type_check CHECK ((type = ANY (ARRAY['access'::text, 'portability'::text, 'correction'::text, 'erasure'::text, 'restriction'::text, 'objection'::text]))),
+    CONSTRAINT requests_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE ONLY privault.requests FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.revoked_tokens (
     tenant_id uuid NOT NULL,
     digest bytea NOT NULL,
@@ -996,6 +1068,12 @@ ALTER TABLE ONLY privault.purposes
 ALTER TABLE ONLY privault.records
     ADD CONSTRAINT records_pkey PRIMARY KEY (tenant_id, record_id);
 
+ALTER TABLE ONLY privault.request_events
+    ADD CONSTRAINT request_events_pkey PRIMARY KEY (tenant_id, request_id, number);
+
+ALTER TABLE ONLY privault.requests
+    ADD CONSTRAINT requests_pkey PRIMARY KEY (tenant_id, request_id);
+
 ALTER TABLE ONLY privault.revoked_tokens
     ADD CONSTRAINT revoked_tokens_pkey PRIMARY KEY (tenant_id, digest);
 
@@ -1069,6 +1147,16 @@ CREATE UNIQUE INDEX jobs_once ON privault.jobs USING btree (tenant_id, kind, par
 
 CREATE INDEX records_subject ON privault.records USING btree (tenant_id, subject_id, record_id) WHERE (subject_id IS NOT NULL);
 
+CREATE INDEX requests_closed ON privault.requests USING btree (tenant_id, closed_at) WHERE (closed_at IS NOT NULL);
+
+CREATE INDEX requests_deferred ON privault.requests USING btree (tenant_id, erasure_id) WHERE (state = 'deferred'::text);
+
+CREATE INDEX requests_digest ON privault.requests USING btree (tenant_id, digest, request_id);
+
+CREATE INDEX requests_due ON privault.requests USING btree (tenant_id, due_at) WHERE (closed_at IS NULL);
+
+CREATE INDEX requests_received ON privault.requests USING btree (tenant_id, regime, received_at);
+
 CREATE INDEX river_job_args_index ON river.river_job USING gin (args);
 
 CREATE INDEX river_job_kind ON river.river_job USING btree (kind);
@@ -1095,6 +1183,9 @@ CREATE TRIGGER keep_held AFTER DELETE ON privault.records REFERENCING OLD TABLE 
 
 ALTER TABLE ONLY privault.credentials
     ADD CONSTRAINT credentials_tenant_id_principal_id_fkey FOREIGN KEY (tenant_id, principal_id) REFERENCES privault.principals(tenant_id, principal_id);
+
+ALTER TABLE ONLY privault.request_events
+    ADD CONSTRAINT request_events_tenant_id_request_id_fkey FOREIGN KEY (tenant_id, request_id) REFERENCES privault.requests(tenant_id, request_id) ON DELETE CASCADE;
 
 ALTER TABLE keystore.data_keys ENABLE ROW LEVEL SECURITY;
 
@@ -1172,6 +1263,12 @@ ALTER TABLE privault.idempotency_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.jobs ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY kept ON privault.requests AS RESTRICTIVE FOR DELETE USING ((closed_at < (now() -
+CASE regime
+    WHEN 'hipaa'::text THEN '6 years'::interval
+    ELSE '2 years'::interval
+END)));
+
 ALTER TABLE privault.key_generations ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.policies ENABLE ROW LEVEL SECURITY;
@@ -1185,6 +1282,10 @@ ALTER TABLE privault.principals ENABLE ROW LEVEL SECURITY;
 ALTER TABLE privault.purposes ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.records ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.request_events ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.requests ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.revoked_tokens ENABLE ROW LEVEL SECURITY;
 
@@ -1237,6 +1338,10 @@ CREATE POLICY tenant ON privault.principals USING ((tenant_id = ( SELECT privaul
 CREATE POLICY tenant ON privault.purposes USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.records USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.request_events USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.requests USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.revoked_tokens USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -1331,6 +1436,10 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.principal_networks TO privau
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.principals TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.purposes TO privault_app;
+
+GRANT SELECT,INSERT ON TABLE privault.request_events TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.requests TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.revoked_tokens TO privault_app;
 

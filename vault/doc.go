@@ -34,6 +34,7 @@
 //	behaviour     budget (enumeration); alarm (what is sudden), response (what is done about it)
 //	who may what  tenant principal credential outsider; policies purpose law explain
 //	people        subject hold erasure; consent fact (what they said, as the policy sees it)
+//	requests      request step (the states) fulfil (what is done) clock overdue (the dates) denial
 //	evidence      log sequencer safekeeping (the Merkle log); evidence disclosure (reading it)
 //	beside        jobs idempotency cursor id metrics
 package vault

@@ -224,6 +224,9 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 		delete from privault.subjects where tenant_id = $1 and subject_id = $2`, t.who.Tenant, w.subject); err != nil {
 		return err
 	}
+	if err := t.forgetRequests(ctx, w.digest, id); err != nil {
+		return err
+	}
 	effective := t.now.Add(v.keystoreBackups)
 	e.Erased, e.ShredEffective = &t.now, &effective
 	if e.Certificate, err = v.certify(t.who.Tenant, *w.subject, e); err != nil {

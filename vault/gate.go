@@ -67,6 +67,7 @@ type Config struct {
 	AuditCopy string      // file that keeps the log's newest checkpoint outside the database; empty: none
 
 	Alarms AlarmRules // over the default ones
+	Clocks Clocks     // by which requests of persons are answered
 
 	Now     func() time.Time      // 0: time.Now
 	Log     *slog.Logger          // nil: slog.Default
@@ -95,6 +96,7 @@ type Vault struct {
 	now             func() time.Time
 
 	keystoreBackups time.Duration
+	clocks          Clocks
 
 	log     *slog.Logger
 	metrics *metrics
@@ -109,7 +111,7 @@ func Open(ctx context.Context, c Config) (*Vault, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics(), rotateAfter: c.RotateAfter, rotateAfterUses: c.RotateAfterUses, alarms: c.Alarms}
+	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics(), rotateAfter: c.RotateAfter, rotateAfterUses: c.RotateAfterUses, alarms: c.Alarms, clocks: c.Clocks}
 	v.audit.keys = c.AuditKeys
 	if c.AuditCopy != "" {
 		v.audit.copied = &safekeeping{c.AuditCopy}
@@ -155,7 +157,7 @@ func (v *Vault) start(ctx context.Context, c Config) error {
 		return fmt.Errorf("the job queue: %w", err)
 	}
 	if c.Metrics != nil {
-		return v.metrics.register(c.Metrics, v.store)
+		return v.metrics.register(c.Metrics, v.store, v.now)
 	}
 	return nil
 }

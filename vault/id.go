@@ -24,6 +24,7 @@ const (
 	holdPrefix       = "hld_"
 	erasurePrefix    = "crt_"
 	alarmPrefix      = "alm_"
+	requestPrefix    = "req_"
 )
 
 // lastID stands behind every other.

@@ -83,6 +83,8 @@ func (v *Vault) periodics() []periodic {
 		{"sweep-jobs", 24 * time.Hour, v.sweepJobs},
 		{"erase-deferred", 10 * time.Minute, v.eraseDeferred},
 		{"sweep-orphan-keys", 24 * time.Hour, v.sweepOrphans},
+		{"note-deadlines", deadlinesEvery, v.noteDeadlines},
+		{"sweep-requests", 24 * time.Hour, v.sweepRequests},
 	}
 }
 

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +20,7 @@ type metrics struct {
 	auditHalted                prometheus.Gauge
 	alarms                     *prometheus.CounterVec
 	unauthenticated            prometheus.Counter
+	overdue                    overdueCount
 }
 
 func newMetrics() *metrics {
@@ -49,9 +51,9 @@ func newMetrics() *metrics {
 	}
 }
 
-func (m *metrics) register(r prometheus.Registerer, s store) error {
+func (m *metrics) register(r prometheus.Registerer, s store, now func() time.Time) error {
 	collectors := []prometheus.Collector{m.commitSize, m.fetchSize, m.keyringHits, m.keyringMisses, m.kmsCalls, m.items,
-		m.auditSize, m.auditLag, m.auditHalted, m.unauthenticated, m.alarms}
+		m.auditSize, m.auditLag, m.auditHalted, m.unauthenticated, m.alarms, m.overdue.gauge(now)}
 	for name, db := range map[string]database{"data": s.data, "keystore": s.keys} {
 		collectors = append(collectors, poolGauge(name, "total", "Connections.", db.pool, (*pgxpool.Stat).TotalConns),
 			poolGauge(name, "acquired", "Connections in use.", db.pool, (*pgxpool.Stat).AcquiredConns))

@@ -92,13 +92,14 @@ func (n *newSubjects) supersede(s *subjectDigests) {
 	}
 }
 
-// queueMoves brings subjects, and the erasures of those who were erased, under the primary key.
+// queueMoves brings subjects, their requests, and the erasures of those who were erased, under the primary key.
 func (n *newSubjects) queueMoves(b *pgx.Batch, tenant ID) {
 	if len(n.was) > 0 {
 		// In one order, whoever comes with whom: the updates would lock in whatever order they find.
 		b.Queue(`select from privault.subjects where tenant_id = $1 and digest = any($2) order by digest for update`, tenant, n.was)
 		b.Queue(moveSubjects, tenant, n.was, n.is)
 		b.Queue(moveErasures, tenant, n.was, n.is)
+		b.Queue(moveRequests, tenant, n.was, n.is)
 	}
 }
 
@@ -117,6 +118,9 @@ const (
 	moveErasures = `
 	update privault.erasures e set digest = m.is_now from unnest($2::bytea[], $3::bytea[]) as m(was, is_now)
 	where e.tenant_id = $1 and e.digest = m.was`
+	moveRequests = `
+	update privault.requests r set digest = m.is_now from unnest($2::bytea[], $3::bytea[]) as m(was, is_now)
+	where r.tenant_id = $1 and r.digest = m.was`
 )
 
 // A subject that is there is locked and not changed (a conflict's action locks its row even where its condition fails):

@@ -312,6 +312,8 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app privault.principals INSERT SELECT UPDATE",
 		"privault_app privault.purposes DELETE INSERT SELECT UPDATE",
 		"privault_app privault.records DELETE INSERT SELECT UPDATE",
+		"privault_app privault.request_events INSERT SELECT",
+		"privault_app privault.requests DELETE INSERT SELECT UPDATE",
 		"privault_app privault.revoked_tokens DELETE INSERT SELECT UPDATE",
 		"privault_app privault.subject_facts DELETE INSERT SELECT UPDATE",
 		"privault_app privault.subject_history DELETE INSERT SELECT",

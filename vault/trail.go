@@ -62,7 +62,8 @@ type resource struct {
 	Hold       string   `json:"hold,omitempty"`
 	Alarm      string   `json:"alarm,omitempty"` // its kind is the outcome, its response the rule
 	Erasure    string   `json:"erasure,omitempty"`
-	Month      string   `json:"month,omitempty"` // of audit entries
+	Request    string   `json:"request,omitempty"` // of a person
+	Month      string   `json:"month,omitempty"`   // of audit entries
 	Policy     string   `json:"policy,omitempty"`
 	Version    int32    `json:"version,omitempty"` // of the policy, or in which the records were written
 	Purpose    string   `json:"purpose,omitempty"`

@@ -31,6 +31,7 @@ type scene struct {
 	job       string
 
 	hold, certificate string
+	request           string
 	alarm             string
 }
 
@@ -85,6 +86,7 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 		t.Fatal(err)
 	}
 	s.addRights(t)
+	s.addRequests(t)
 	s.govern(t)
 	s.entry = rows(t, s.OwnerURL, `select body::json->>'id' from privault.audit_entries where tenant_id = $1 limit 1`, s.who.Tenant)[0]
 	return s
@@ -120,7 +122,7 @@ func operations() []operation {
 		return &vault.IdempotencyKey{Key: "key-1", Request: sha256.Sum256([]byte("body"))}
 	}
 	expired := time.Unix(0, 0)
-	return append(slices.Concat(rightsOperations(), governanceOperations()), []operation{
+	return append(slices.Concat(rightsOperations(), governanceOperations(), requestOperations()), []operation{
 		{name: "ReportLeakedKey", action: policy.RaiseAlarm, operator: true, problem: vault.Internal,
 			do: func(s *scene, _ vault.Caller) error { return s.ReportLeakedKey(ctx, s.key.Key) },
 			fail: func(s *scene, _ vault.Caller) error {

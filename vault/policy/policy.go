@@ -53,10 +53,13 @@ const (
 	ReadHold         Action = "hold.read"
 	ReleaseHold      Action = "hold.release"
 	ReadCertificate  Action = "certificate.read"
-	CreateTenant     Action = "tenant.create" // by the deployment's operator, on the machine itself; no role has it
-	Sweep            Action = "sweep"         // likewise
-	Work             Action = "job.work"      // likewise: a batch of a job, which was decided on when it was enqueued
-	InspectIndexes   Action = "index.inspect" // likewise: what an index tells whoever reads the database
+	ReadRequests     Action = "request.read"
+	RunRequests      Action = "request.run"    // take in, verify, approve, deny; what is done then takes its own privilege too
+	Correct          Action = "record.correct" // change values as a person asked for
+	CreateTenant     Action = "tenant.create"  // by the deployment's operator, on the machine itself; no role has it
+	Sweep            Action = "sweep"          // likewise
+	Work             Action = "job.work"       // likewise: a batch of a job, which was decided on when it was enqueued
+	InspectIndexes   Action = "index.inspect"  // likewise: what an index tells whoever reads the database
 
 	// RaiseAlarm is by the service itself, when it notices something.
 	RaiseAlarm Action = "alarm.raise"
@@ -131,6 +134,9 @@ var actions = []struct {
 	{ReadHold, onVault, 0},
 	{ReleaseHold, onVault, 0},
 	{ReadCertificate, onVault, 0},
+	{ReadRequests, onVault, 0},
+	{RunRequests, onVault, 0},
+	{Correct, onField, 0},
 	{RaiseAlarm, onVault, machine},
 	{CreateTenant, onVault, machine},
 	{Sweep, onVault, machine},

@@ -52,6 +52,9 @@ hold.place         .      .               .                      .              
 hold.read          .      .               .                      .               .         -           -        .         -          .
 hold.release       .      .               .                      .               .         -           .        .         -          .
 certificate.read   .      .               .                      .               .         -           -        .         -          .
+request.read       .      .               .                      .               .         -           -        .         -          .
+request.run        .      .               .                      .               .         -           .        .         -          .
+record.correct     .      .               .                      .               .         -           .        .         -          .
 tenant.create      .      .               .                      .               .         .           .        .         .          .
 sweep              .      .               .                      .               .         .           .        .         .          .
 job.work           .      .               .                      .               .         .           .        .         .          .

@@ -1,0 +1,2 @@
+drop table privault.request_events;
+drop table privault.requests;

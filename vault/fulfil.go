@@ -1,0 +1,216 @@
+package vault
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/deadline"
+	"github.com/privault/privault/vault/policy"
+)
+
+// fulfil does what a verified, and where that was wanted approved, request asks for. It commits with the request's new state.
+// Whoever takes the step must be allowed what it does.
+func (s *stepping) fulfil() error {
+	r := s.request
+	if r.Type == deadline.Erasure { // by digest: it is done even where the reference is gone already
+		return s.eraseAsAsked()
+	}
+	if r.Terms.Subject == "" {
+		return s.comply(OutcomeNothingHeld) // erased since
+	}
+	subject, err := s.subjectOf(s.ctx, r.digest)
+	if err != nil {
+		return err
+	}
+	if subject == nil {
+		return s.comply(OutcomeNothingHeld)
+	}
+	s.entry.Resources[0].Subject = formatOptional(subjectPrefix, subject)
+	switch r.Type {
+	case deadline.Restriction:
+		return s.sayAsAsked(policy.Restrict, *subject, restrictionFact, &Said{Reference: r.ID, Allowed: append([]string{}, r.Terms.Allowed...)})
+	case deadline.Objection:
+		return s.sayAsAsked(policy.WriteConsents, *subject, objectionFact, &Said{Reference: r.ID, Purpose: r.Terms.Purpose})
+	case deadline.Correction:
+		return s.correctAsAsked(*subject)
+	}
+	return nil // what access and portability hand out is fetched
+}
+
+// subjectOf finds a person by digest.
+func (t *txn) subjectOf(ctx context.Context, digest []byte) (id *ID, err error) {
+	err = t.data.QueryRow(ctx, `
+		select subject_id from privault.subjects where tenant_id = $1 and digest = $2`, t.who.Tenant, digest).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	return id, err
+}
+
+func (s *stepping) sayAsAsked(action policy.Action, subject ID, kind string, said *Said) error {
+	if err := s.entry.require(action); err != nil {
+		return err
+	}
+	s.entry.Resources[0].Purpose = said.Purpose
+	if _, err := s.begin(s.ctx, subject, kind, said); err != nil {
+		return err
+	}
+	return s.comply(OutcomeComplied)
+}
+
+func (s *stepping) eraseAsAsked() error {
+	r := s.request
+	if err := s.entry.require(policy.Erase); err != nil {
+		return err
+	}
+	w, err := s.lockForErasure(s.ctx, r.digest)
+	if AsError(err).Kind == NotFound {
+		return s.comply(OutcomeNothingHeld)
+	}
+	if err != nil {
+		return err
+	}
+	if w.subject == nil { // erased before, and nothing has come since
+		s.entry.Resources[0].Erasure = w.earlier.ID
+		r.erasure = optionalID(erasurePrefix, w.earlier.ID)
+		r.Certificate = w.earlier.ID
+		return s.comply(OutcomeComplied)
+	}
+	s.entry.Resources[0].Subject = formatOptional(subjectPrefix, w.subject)
+	reason := r.Terms.Reason
+	if reason == "" { // a crash between keystore and data took the terms
+		reason = ErasureReasons[0]
+	}
+	e := Erasure{Reason: reason, Requested: r.Received, Counts: w.counts}
+	if err := s.vault.erase(s.ctx, s.txn, w, &e); err != nil {
+		return err
+	}
+	r.erasure, r.Certificate = optionalID(erasurePrefix, e.ID), e.ID
+	if e.State == ErasureDeferred {
+		r.State = RequestDeferred
+		r.happens(RequestEvent{Event: "deferred"})
+		return nil
+	}
+	r.sealed, r.Terms = nil, Terms{} // forgetRequests took them
+	return s.comply(OutcomeComplied)
+}
+
+// forgetRequests is a part of the moment of erasure: what any request says of the person goes with its key, and requests
+// that waited for this erasure are done. Their digests stay, as that of the erasure does.
+func (t *txn) forgetRequests(ctx context.Context, digest []byte, erasure ID) error {
+	rows, err := t.data.Query(ctx, `
+		update privault.requests set sealed = null, proposal = null
+		where tenant_id = $1 and digest = $2 and sealed is not null returning request_id`, t.who.Tenant, digest)
+	if err != nil {
+		return err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[ID])
+	if err != nil {
+		return err
+	}
+	if _, err := t.keys.Exec(ctx, `
+		delete from keystore.data_keys where tenant_id = $1 and record_id = any($2)`, t.who.Tenant, ids); err != nil {
+		return err
+	}
+	rows, err = t.data.Query(ctx, `
+		update privault.requests set state = 'completed', outcome = 'complied', closed_at = $3, version = version + 1
+		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' returning request_id`, t.who.Tenant, erasure, t.now)
+	if err != nil {
+		return err
+	}
+	waited, err := pgx.CollectRows(rows, pgx.RowTo[ID])
+	for _, id := range waited {
+		if err != nil {
+			break
+		}
+		r := &Request{id: id, State: RequestCompleted}
+		r.happens(RequestEvent{Event: "completed", Reason: OutcomeComplied})
+		t.entry.Resources = append(t.entry.Resources, resource{Request: formatID(requestPrefix, id)})
+		err = t.insertRequestEvents(ctx, r)
+	}
+	return err
+}
+
+// amendment is a change of a record that is about to be made: what a KMS or a budget must be asked for was, before the
+// transaction.
+type amendment struct {
+	reader *reader
+	record ID
+	Patch
+}
+
+// lookAtCorrection prepares the correction that a request asks for; nil: it asks for none.
+func (v *Vault) lookAtCorrection(ctx context.Context, who Caller, keys *tenantKeys, id string) (*amendment, error) {
+	request, ok := parseID(requestPrefix, id)
+	if !ok {
+		return nil, nil // the transaction says so
+	}
+	var terms, brought, termsKey, broughtKey []byte
+	err := v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `
+			select sealed, proposal from privault.requests
+			where tenant_id = $1 and request_id = $2 and sealed is not null and proposal is not null`, who.Tenant, request).Scan(&terms, &brought)
+	})
+	if err == nil {
+		err = v.store.keys.within(ctx, who.Tenant, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, `
+				select a.wrapped, b.wrapped from keystore.data_keys a join keystore.data_keys b using (tenant_id, record_id)
+				where a.tenant_id = $1 and a.record_id = $2 and a.version = $3 and b.version = $4`,
+				who.Tenant, request, termsVersion, proposalVersion).Scan(&termsKey, &broughtKey)
+		})
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	var m Terms
+	var p proposal
+	if err == nil {
+		err = errors.Join(keys.openPart(request, termsVersion, termsKey, terms, &m), keys.openPart(request, proposalVersion, broughtKey, brought, &p))
+	}
+	if err != nil {
+		return nil, err
+	}
+	a := &amendment{reader: v.newReader(keys, nil), Patch: p.patch()}
+	if a.record, ok = parseID(recordPrefix, m.Record); !ok {
+		return nil, nil
+	}
+	if err := v.spendOnPatch(ctx, keys, who, m.Collection, a.Patch); err != nil {
+		return nil, err
+	}
+	rows, err := v.directRow(ctx, who.Tenant, m.Collection, a.record)
+	if err != nil {
+		return nil, err
+	}
+	a.reader.lookAhead(ctx, rows)
+	return a, nil
+}
+
+// correctAsAsked changes the record as a change of it by anybody else would: its tokens stay, and its index and aliases
+// change with it. A restriction doesn't keep a person from having their data corrected.
+func (s *stepping) correctAsAsked(subject ID) error {
+	r := s.request
+	if s.ahead == nil {
+		return fail(Conflict, "what the correction brings is gone; open a new request")
+	}
+	a := s.ahead
+	a.reader.keys, a.reader.entry = s.keys, s.entry
+	o, err := a.reader.openForUpdate(s.ctx, s.txn, r.Terms.Collection, a.record)
+	if AsError(err).Kind == NotFound || err == nil && (o.row.subject == nil || *o.row.subject != subject) {
+		return fail(Conflict, "the record is gone, or is not this person's; deny the request, or open another one")
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.entry.requireSome(policy.Correct, policy.NoView, o.coll, o.facts); err != nil {
+		return err
+	}
+	if err := s.entry.requireEach(policy.Correct, o.coll, a.fields(o.coll), o.facts); err != nil {
+		return err
+	}
+	if _, err := a.reader.patch(s.ctx, s.txn, o, a.Patch); err != nil {
+		return err
+	}
+	return s.comply(OutcomeComplied)
+}
