@@ -26,10 +26,13 @@ type Document struct {
 	Text    string
 }
 
-// Set is policies in force together, the roles' among them: compiled, by action, and immutable.
+// Set is policies in force together, the roles' among them: compiled, by action, and immutable but for what it remembers.
 type Set struct {
 	byAction map[Action][]*statement
 	finely   map[Action]bool // some policy of the action tells fields of a collection apart
+	varies   map[Action]bool // some policy of the action looks at what `asked` leaves out
+	rulings  memory[asked, Ruling]
+	entities memory[object, *cedar.Entity]
 	roles    []string        // those that a policy names
 }
 
@@ -64,7 +67,7 @@ func (s *Set) Roles() []string {
 
 // Compile puts documents in force beside the roles. They have been checked; one that no longer holds fails the whole set.
 func Compile(documents []Document) (*Set, error) {
-	s := &Set{byAction: map[Action][]*statement{}, finely: map[Action]bool{}}
+	s := &Set{byAction: map[Action][]*statement{}, finely: map[Action]bool{}, varies: map[Action]bool{}}
 	list, faults := parse(builtinText)
 	if len(faults) > 0 {
 		return nil, fmt.Errorf("roles.cedar:%d:%d: %s", faults[0].Line, faults[0].Column, faults[0].Detail)
@@ -115,11 +118,12 @@ func (s *Set) add(rule string, p *cedar.Policy) {
 	_, anybody := rest.Principal.(xast.ScopeTypeAll)
 	st.always = anything && anybody && len(rest.Conditions) == 0
 	st.rest = cedar.NewPolicyFromAST((*ast.Policy)(&rest))
-	fine := tellsFieldsApart(&rest)
+	fine, vary := tellsFieldsApart(&rest), varies(&rest)
 	for _, a := range actions {
 		if a.traits&machine == 0 && covers(tree.Action, a.name, a.traits) {
 			s.byAction[a.name] = append(s.byAction[a.name], st)
 			s.finely[a.name] = s.finely[a.name] || fine
+			s.varies[a.name] = s.varies[a.name] || vary
 		}
 	}
 	for _, role := range rolesOf(tree) {
@@ -214,7 +218,14 @@ func (s *Set) Finely(action Action) bool { return s.finely[action] }
 // Decide rules on a question: the first permit's rule, or that of the first forbid, or of the first policy that can't be
 // evaluated.
 func (s *Set) Decide(q Question) Ruling {
-	rulings := s.rulings(q)
+	if s.varies[q.Action] {
+		return s.decide(q)
+	}
+	return s.rulings.get(q.asked(), func() Ruling { return s.decide(q) })
+}
+
+func (s *Set) decide(q Question) Ruling {
+	rulings := s.decisive(q)
 	if len(rulings) == 0 {
 		return Ruling{Rule: DefaultDeny}
 	}
@@ -224,14 +235,14 @@ func (s *Set) Decide(q Question) Ruling {
 // Decisive are the rules that decided, one or more: the permits if it is allowed, and else what denies.
 func (s *Set) Decisive(q Question) []string {
 	var rules []string
-	for _, r := range s.rulings(q) {
+	for _, r := range s.decisive(q) {
 		rules = append(rules, r.Rule)
 	}
 	return rules
 }
 
-// rulings are those of the policies that decide. None: nothing permits.
-func (s *Set) rulings(q Question) []Ruling {
+// decisive are the rulings of the policies that decide. None: nothing permits.
+func (s *Set) decisive(q Question) []Ruling {
 	if q.View > Plain {
 		return nil
 	}
@@ -252,7 +263,7 @@ func (s *Set) rulings(q Question) []Ruling {
 	if len(open) == 0 {
 		return permits
 	}
-	w := &world{q: &q, request: q.request()}
+	w := &world{set: s, q: &q, request: q.request()}
 	decision, found := cedar.Authorize(open, w, w.request)
 	if len(found.Errors) > 0 {
 		denials := make([]Ruling, len(found.Errors))
@@ -334,11 +345,12 @@ func (q *Question) request() cedar.Request {
 	}
 }
 
-// world holds the entities of one question, each made when a policy first looks at it.
+// world holds the entities of one question, each made when a policy first looks at it; of a resource, for good.
 type world struct {
-	q                   *Question
-	request             cedar.Request
-	principal, resource *cedar.Entity
+	set       *Set
+	q         *Question
+	request   cedar.Request
+	principal *cedar.Entity
 }
 
 // Get is what cedar.Authorize wants.
@@ -350,16 +362,19 @@ func (w *world) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
 		}
 		return *w.principal, true
 	case uid == w.request.Resource:
-		if w.resource == nil {
-			w.resource = w.q.Resource.entity(uid)
-		}
-		return *w.resource, true
+		return *w.set.entities.get(object{uid, w.q.Resource}, func() *cedar.Entity { return w.q.Resource.entity(uid) }), true
 	case uid.Type == cedar.EntityType(onCollection):
 		return cedar.Entity{UID: uid, Parents: inTheVault}, true
 	case uid == w.request.Action && traitsOf(w.q.Action)&reveals != 0:
 		return cedar.Entity{UID: uid, Parents: inReveal}, true
 	}
 	return cedar.Entity{UID: uid}, false
+}
+
+// object is a resource as one kind of action sees it: the collection, or all its fields.
+type object struct {
+	uid cedar.EntityUID
+	Resource
 }
 
 var (

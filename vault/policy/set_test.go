@@ -219,13 +219,52 @@ func BenchmarkDecide(b *testing.B) {
 	q := ask(policy.Detokenize, policy.Masked, "backend-reader-masked", "team0")
 	q.Facts = policy.Facts{Purpose: "billing", LegalBasis: "contract", Network: netip.MustParseAddr("10.1.2.3"), Method: "api-key", Now: time.Now()}
 	for name, s := range map[string]*policy.Set{"roles": policy.Builtin(), "fifty": fifty(b)} {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if !s.Decide(q).Allowed {
-					b.Fatal("denied")
+		for _, asked := range []string{"before", "never before"} {
+			b.Run(name+"/asked "+asked, func(b *testing.B) {
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					if asked == "never before" {
+						q.Facts.Network = netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+					}
+					if !s.Decide(q).Allowed {
+						b.Fatal("denied")
+					}
 				}
+			})
+		}
+	}
+}
+
+// What is remembered is the ruling on just this question, however many were asked meanwhile.
+func TestRulingsAreRemembered(t *testing.T) {
+	t.Parallel()
+	s := compile(t, `permit (principal, action == Action::"detokenize", resource) when { context.network.isInRange(ip("10.0.0.0/9")) };`)
+	for range 2 {
+		for i := range 10_000 {
+			q := ask(policy.Detokenize, policy.Masked)
+			q.Facts.Network = netip.AddrFrom4([4]byte{10, byte(i % 2 * 128), byte(i >> 8), byte(i)})
+			if got := s.Decide(q).Allowed; got != (i%2 == 0) {
+				t.Fatalf("%s: %t", q.Facts.Network, got)
 			}
-		})
+		}
+	}
+}
+
+// A collection, and its values as a whole, are two things of one name.
+func TestACollectionIsNotItsFields(t *testing.T) {
+	t.Parallel()
+	s := compile(t, `permit (principal, action, resource is Field) when { resource.collection == "people" };
+		permit (principal, action, resource == Collection::"people") when { context.method == "jwt" };`)
+	whole := policy.Resource{Collection: "people"}
+	for range 2 {
+		if got := s.Decide(policy.Question{Action: policy.ReadCollection, Resource: whole}); got.Allowed {
+			t.Errorf("the collection: %+v", got)
+		}
+		if got := s.Decide(policy.Question{Action: policy.Detokenize, View: policy.Masked, Resource: whole}); !got.Allowed {
+			t.Errorf("its values: %+v", got)
+		}
+		if got := s.Decide(policy.Question{Action: policy.ReadCollection, Resource: whole, Facts: policy.Facts{Method: "jwt"}}); !got.Allowed {
+			t.Errorf("the collection by a JWT: %+v", got)
+		}
 	}
 }
