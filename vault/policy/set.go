@@ -33,7 +33,7 @@ type Set struct {
 	varies   map[Action]bool // some policy of the action looks at what `asked` leaves out
 	rulings  memory[asked, Ruling]
 	entities memory[object, *cedar.Entity]
-	roles    []string        // those that a policy names
+	roles    []string // those that a policy names
 }
 
 // statement is one policy. What its scope says of the principal and the action is looked at here; the rest is Cedar's.
