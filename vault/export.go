@@ -74,8 +74,15 @@ type exportPlan struct {
 	previous bool
 	view     policy.View
 	views    map[string]policy.View
-	at       ID // the last record that was looked at
-	until    ID // the first that is too late
+	scan     scan
+}
+
+// scan is a way through the records of a collection, in the order of their ids.
+type scan struct {
+	collection ID
+	subject    *ID // only this person's; nil: everybody's
+	at         ID  // the last record that was looked at
+	until      ID  // the first that is too late
 }
 
 func (p *exportPlan) viewOf(f *field) policy.View {
@@ -91,8 +98,8 @@ func (v *Vault) planExport(ctx context.Context, e *entry, x Export) (*exportPlan
 	if err != nil {
 		return nil, err
 	}
-	p := &exportPlan{coll: coll, fields: x.Fields, previous: x.Previous, views: map[string]policy.View{}}
-	if p.until, err = newIDAt(v.now()); err != nil {
+	p := &exportPlan{coll: coll, fields: x.Fields, previous: x.Previous, views: map[string]policy.View{}, scan: scan{collection: coll.id}}
+	if p.scan.until, err = newIDAt(v.now()); err != nil {
 		return nil, err
 	}
 	var faults faults
@@ -116,7 +123,7 @@ func (v *Vault) planExport(ctx context.Context, e *entry, x Export) (*exportPlan
 		if !ok {
 			faults.add("/after", "record", "after is the id of the last record that was received")
 		}
-		p.at = after
+		p.scan.at = after
 	}
 	if err := p.decide(e, policy.SubjectFacts{}); err != nil {
 		return nil, err
@@ -149,7 +156,7 @@ func (v *Vault) exportPage(ctx context.Context, e *entry, p *exportPlan) (page [
 	if err != nil {
 		return nil, false, err
 	}
-	ids, more, err := v.exportIDs(ctx, e.who.Tenant, p)
+	ids, more, err := v.scanIDs(ctx, e.who.Tenant, &p.scan)
 	if err != nil {
 		return nil, false, err
 	}
@@ -229,15 +236,19 @@ func (r *reader) previous(o *opened, fields []string) (map[string][]string, erro
 	return all, nil
 }
 
-// exportIDs gives the ids of the next records of the collection. It looks at a bounded number of the tenant's records: an index
-// by collection would cost every insert more than it saves an export.
-func (v *Vault) exportIDs(ctx context.Context, tenant ID, p *exportPlan) (ids []ID, more bool, err error) {
+// scanIDs gives the ids of the next records of a scan. It looks at a bounded number of the tenant's or the person's records: an
+// index by collection would cost every insert more than it saves an export.
+func (v *Vault) scanIDs(ctx context.Context, tenant ID, s *scan) (ids []ID, more bool, err error) {
+	args, whose := []any{tenant, s.at, s.until, s.collection, exportScan}, ""
+	if s.subject != nil {
+		args, whose = append(args, s.subject), "and r.subject_id = $6"
+	}
 	size, seen := 0, 0
 	_, err = v.look(ctx, tenant, ask{query: func(b *pgx.Batch) {
 		b.Queue(`
 			select r.record_id, r.collection_id = $4, octet_length(r.sealed)
-			from privault.records r where r.tenant_id = $1 and r.record_id > $2 and r.record_id < $3
-			order by r.record_id limit $5`, tenant, p.at, p.until, p.coll.id, exportScan).Query(func(rows pgx.Rows) error {
+			from privault.records r where r.tenant_id = $1 and r.record_id > $2 and r.record_id < $3 `+whose+`
+			order by r.record_id limit $5`, args...).Query(func(rows pgx.Rows) error {
 			defer rows.Close()
 			for rows.Next() && len(ids) < exportPage && size < exportBytes {
 				var id ID
@@ -249,7 +260,7 @@ func (v *Vault) exportIDs(ctx context.Context, tenant ID, p *exportPlan) (ids []
 				if seen++; ours {
 					ids, size = append(ids, id), size+sealed
 				}
-				p.at = id
+				s.at = id
 			}
 			return rows.Err()
 		})

@@ -81,7 +81,21 @@ func spoken(f Field, rec *Record) string {
 // words is a name as a person reads it.
 func words(name string) string {
 	text := strings.ReplaceAll(name, "_", " ")
+	if text == "" {
+		return ""
+	}
 	return strings.ToUpper(text[:1]) + text[1:]
+}
+
+// kinds are types whose names only insiders know.
+var kinds = map[string]string{"pan": "payment card number", "iban": "bank account number", "us_ssn": "Social Security number", "ip": "internet address",
+	"url": "web address", "json": "structured data", "bytes": "binary data", "string": "text", "custom": "text of a certain form"}
+
+func kindOf(typ string) string {
+	if kind := kinds[typ]; kind != "" {
+		return kind
+	}
+	return strings.ReplaceAll(typ, "_", " ")
 }
 
 func day(t time.Time) string { return t.UTC().Format("2 January 2006") }
@@ -140,7 +154,7 @@ func held(p *Processing) []block {
 			if f.Values == 0 {
 				continue
 			}
-			pairs = append(pairs, pair{words(f.Name), fmt.Sprintf("%s, %s, in %d of them", strings.ReplaceAll(f.Type, "_", " "), f.Classification, f.Values)})
+			pairs = append(pairs, pair{words(f.Name), fmt.Sprintf("%s, %s, in %d of them", kindOf(f.Type), f.Classification, f.Values)})
 			if f.Held != "" {
 				withheld = append(withheld, pair{words(f.Name), fmt.Sprintf("%s, in %d records of %s", f.Held, f.Values, words(c.Collection))})
 			}
@@ -226,7 +240,7 @@ func said(p *Processing) []block {
 		if s.TextVersion != "" {
 			text += ", to version " + s.TextVersion + " of the text"
 		}
-		pairs = append(pairs, pair{words(s.Kind) + ": " + words(s.Purpose), text})
+		pairs = append(pairs, pair{strings.TrimSuffix(words(s.Kind)+": "+words(s.Purpose), ": "), text})
 	}
 	if r := p.Restriction; r != nil {
 		pairs = append(pairs, pair{"Restriction", "your data is kept and not otherwise used since " + day(r.Since) + "; reason: " + r.Reason})

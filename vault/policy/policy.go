@@ -29,6 +29,7 @@ const (
 	DeleteRecord     Action = "record.delete"
 	Search           Action = "search"
 	Export           Action = "record.export" // all records of a collection
+	ReadPackage      Action = "package.read"  // what a person gets who asked for their data
 	ManagePrincipals Action = "principal.manage"
 	ReadPolicies     Action = "policy.read"
 	WritePolicies    Action = "policy.write"
@@ -110,6 +111,7 @@ var actions = []struct {
 	{DeleteRecord, onField, 0},
 	{Search, onField, 0},
 	{Export, onField, reveals},
+	{ReadPackage, onField, reveals},
 	{ManagePrincipals, onVault, 0},
 	{ReadPolicies, onVault, 0},
 	{WritePolicies, onVault, 0},

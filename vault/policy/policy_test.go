@@ -28,6 +28,7 @@ record.update      .      -               .                      .              
 record.delete      .      -               .                      .               .         .           .        .         -          .
 search             .      -               -                      -               .         .           .        .         -          .
 record.export      .      .               .                      .               plain     .           .        .         plain      .
+package.read       .      .               .                      .               .         plain       .        .         plain      .
 principal.manage   -      .               .                      .               .         .           .        .         -          .
 policy.read        -      .               .                      .               .         -           -        .         -          .
 policy.write       -      .               .                      .               .         .           .        .         -          .
