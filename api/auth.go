@@ -109,21 +109,22 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 
 // queryParameters are all that a route reads from a query. Values, tokens and keys never stand in a URL.
 var queryParameters = map[string][]string{
-	"GET /v1/alarms":                                  {"limit", "cursor"},
-	"GET /v1/audit/consistency":                       {"from", "to"},
-	"GET /v1/audit/entries":                           {"subject", "principal", "action", "purpose", "outcome", "record", "from", "to", "limit", "cursor"},
-	"GET /v1/subjects/:subject/disclosures":           {"limit", "cursor"},
-	"GET /v1/collections":                             {"limit", "cursor"},
-	"GET /v1/collections/:collection/records/:record": {"fields", "view"},
-	"GET /v1/subjects/:subject":                       {"limit", "cursor"},
-	"POST /v1/subjects/:subject/erasure":              {"dry_run"},
-	"GET /v1/holds":                                   {"limit", "cursor"},
-	"GET /v1/transforms":                              {"limit", "cursor"},
-	"GET /v1/principals":                              {"limit", "cursor"},
-	"GET /v1/policies":                                {"limit", "cursor"},
-	"GET /v1/policies/:policy/history":                {"limit", "cursor"},
-	"GET /v1/purposes":                                {"limit", "cursor"},
-	"GET /v1/subjects/:subject/consents":              {"limit", "cursor"},
+	"GET /v1/alarms":                                    {"limit", "cursor"},
+	"GET /v1/audit/consistency":                         {"from", "to"},
+	"GET /v1/audit/entries":                             {"subject", "principal", "action", "purpose", "outcome", "record", "from", "to", "limit", "cursor"},
+	"GET /v1/subjects/:subject/disclosures":             {"limit", "cursor"},
+	"GET /v1/collections":                               {"limit", "cursor"},
+	"GET /v1/collections/:collection/records/:record":   {"fields", "view"},
+	"GET /v1/subjects/:subject":                         {"limit", "cursor"},
+	"PATCH /v1/collections/:collection/records/:record": {"dry_run"},
+	"POST /v1/subjects/:subject/erasure":                {"dry_run"},
+	"GET /v1/holds":                                     {"limit", "cursor"},
+	"GET /v1/transforms":                                {"limit", "cursor"},
+	"GET /v1/principals":                                {"limit", "cursor"},
+	"GET /v1/policies":                                  {"limit", "cursor"},
+	"GET /v1/policies/:policy/history":                  {"limit", "cursor"},
+	"GET /v1/purposes":                                  {"limit", "cursor"},
+	"GET /v1/subjects/:subject/consents":                {"limit", "cursor"},
 }
 
 func checkQuery(c echo.Context, r *http.Request) error {

@@ -183,3 +183,14 @@ func secrets(values map[string]jsontext.Value) map[string]vault.Secret {
 	}
 	return out
 }
+
+// dryRun says whether a call is only to find out what it would do.
+func dryRun(c echo.Context) (bool, error) {
+	switch c.QueryParam("dry_run") {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, malformed("dry_run is true or false")
+}

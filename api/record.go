@@ -43,6 +43,9 @@ func (s *Server) patchRecord(c echo.Context) error {
 		return &vault.Error{Kind: vault.PreconditionRequired, Detail: "send the record's ETag as If-Match"}
 	}
 	p := vault.Patch{Fields: map[string]vault.Secret{}, IfVersion: version}
+	if p.DryRun, err = dryRun(c); err != nil {
+		return err
+	}
 	for name, raw := range in.Fields {
 		if raw.Kind() == 'n' {
 			p.Remove = append(p.Remove, name)
@@ -100,6 +103,9 @@ func (a *answer) record(rec *vault.Record) {
 		a.close('}')
 	}
 	a.tokens(rec.Tokens)
+	if rec.Changes != nil {
+		a.changes(rec.Changes)
+	}
 	if rec.Previous != nil {
 		a.name("previous_tokens")
 		a.open('{')
@@ -119,6 +125,20 @@ func (a *answer) record(rec *vault.Record) {
 	if rec.Expires != nil {
 		a.time("expires_at", *rec.Expires)
 	}
+}
+
+// changes writes what a patch would do.
+func (a *answer) changes(all []vault.FieldChange) {
+	a.name("changes")
+	a.open('[')
+	for _, change := range all {
+		a.element()
+		a.text("field", change.Field)
+		a.text("change", change.Change)
+		a.text("token", change.Token)
+		a.close('}')
+	}
+	a.close(']')
 }
 
 func etag(version int32) string { return `"` + strconv.Itoa(int(version)) + `"` }

@@ -61,7 +61,14 @@ func TestAPatchKeepsTokensAndYieldsNewValues(t *testing.T) {
 	stored := c.tokenize(t, "people", `{"name":"Jane Roe","email":"jane@example.com"}`)[0]
 	path := "/v1/collections/people/records/" + stored.Record
 	expires := c.Now().Add(time.Hour).UTC().Format(time.RFC3339)
-	a := c.send(t, "PATCH", path, `{"fields":{"email":null,"name":"Jane Doe","notes":"new"},"expires_at":"`+expires+`"}`,
+	var tried struct{ Changes []struct{ Field, Change, Token string } }
+	a := c.send(t, "PATCH", path+"?dry_run=true", `{"fields":{"name":"Jane Doe"}}`, `If-Match: "1"`).want(t, 200)
+	a.read(t, &tried)
+	if len(tried.Changes) != 1 || tried.Changes[0].Change != "replace" || tried.Changes[0].Token != "kept" || a.header.Get("ETag") != `"1"` {
+		t.Errorf("a dry run: %s", a.body)
+	}
+	c.send(t, "PATCH", path+"?dry_run=1", `{"fields":{"name":"Jane Doe"}}`, `If-Match: "1"`).refused(t, 400, "malformed-request")
+	a = c.send(t, "PATCH", path, `{"fields":{"email":null,"name":"Jane Doe","notes":"new"},"expires_at":"`+expires+`"}`,
 		`If-Match: "1"`, "Content-Type: application/merge-patch+json").want(t, 200)
 	var got struct {
 		Version int

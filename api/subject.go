@@ -66,11 +66,11 @@ func (s *Server) eraseSubject(c echo.Context) error {
 	if _, err := bind(c, maxBody, &in); err != nil {
 		return err
 	}
-	dry := c.QueryParam("dry_run")
-	if dry != "" && dry != "true" && dry != "false" {
-		return malformed("dry_run is true or false")
+	dry, err := dryRun(c)
+	if err != nil {
+		return err
 	}
-	e, err := s.vault.EraseSubject(c.Request().Context(), caller(c), c.Param("subject"), in.Reason, dry == "true")
+	e, err := s.vault.EraseSubject(c.Request().Context(), caller(c), c.Param("subject"), in.Reason, dry)
 	if err != nil {
 		return err
 	}

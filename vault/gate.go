@@ -318,6 +318,34 @@ func (v *Vault) try(ctx context.Context, who Caller, action policy.Action, do fu
 	})
 }
 
+// undone does work of which only what it found out stays: whatever it stored is taken back, and the entry names no new versions.
+func (t *txn) undone(ctx context.Context, do func() error) error {
+	data, keys, named := t.data, t.keys, len(t.entry.Resources)
+	savepoint, err := data.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	t.data, t.keys = savepoint, savepoint
+	if keys != data {
+		if t.keys, err = keys.Begin(ctx); err != nil {
+			return err
+		}
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	if keys != data {
+		err = t.keys.Rollback(ctx)
+	}
+	err = errors.Join(err, savepoint.Rollback(ctx))
+	t.data, t.keys, t.shredLater = data, keys, nil
+	for i := range t.entry.Resources[named:] {
+		r := &t.entry.Resources[named+i]
+		r.Version, r.Sealed = 0, nil
+	}
+	return err
+}
+
 // conclude does the work and writes its entry.
 func (v *Vault) conclude(ctx context.Context, t *txn, do func(*txn) error) error {
 	if err := do(t); err != nil {

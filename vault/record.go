@@ -21,6 +21,25 @@ type Record struct {
 	Previous         map[string][]string // tokens of before that go on resolving, by field; only where they were asked for
 	Created, Updated time.Time
 	Expires          *time.Time
+	Changes          []FieldChange // of a patch that was tried (Patch.DryRun)
+}
+
+// What a patch does to a field, and what becomes of the field's token.
+const (
+	changeAdd     = "add"
+	changeReplace = "replace"
+	changeRemove  = "remove"
+
+	tokenKept = "kept"
+	tokenNew  = "new"
+	tokenNone = "none"
+)
+
+// FieldChange is what a patch would do to a field. It says nothing of the values.
+type FieldChange struct {
+	Field  string
+	Change string // add, replace or remove
+	Token  string // kept, new or none: what would become of the token that the field has
 }
 
 // GetRecord reads a record in one view; fields narrows it to some of its fields. A field that the caller may not see in
@@ -150,6 +169,7 @@ type Patch struct {
 	SetExpires bool              // whether Expires, nil included, replaces what is there
 	Expires    *time.Time
 	IfVersion  int32 // the version that the caller saw
+	DryRun     bool  // find out what it would do, and do nothing
 }
 
 // PatchRecord changes a record. Tokens of the fields that stay go on resolving, to the new values. The record is sealed
@@ -197,10 +217,55 @@ func (v *Vault) PatchRecord(ctx context.Context, who Caller, collection, record 
 		if o.row.version != p.IfVersion {
 			return fail(PreconditionFailed, "the record has another version by now")
 		}
+		if p.DryRun {
+			return t.undone(ctx, func() error {
+				rec, err = r.tryPatch(ctx, t, o, p)
+				return err
+			})
+		}
 		rec, err = r.patch(ctx, t, o, p)
 		return err
 	})
 	return rec, err
+}
+
+// tryPatch patches a record in a transaction that will be undone, and gives the record as it is, with the tokens that
+// would stay and what would change.
+func (r *reader) tryPatch(ctx context.Context, t *txn, o *opened, p Patch) (*Record, error) {
+	values, err := r.patched(o, p, t.now)
+	if err != nil {
+		return nil, err
+	}
+	after, err := r.put(ctx, t, o, p, values)
+	if err != nil {
+		return nil, err
+	}
+	rec := &Record{ID: o.id, Version: o.row.version, Tokens: after.Tokens, Created: o.row.created, Updated: o.row.updated, Expires: o.row.expires}
+	for _, f := range p.fields(o.coll) {
+		_, held := o.boxes.Get(uint32(f.number))
+		c := FieldChange{Field: f.name, Change: changeAdd, Token: tokenNew}
+		switch _, set := p.Fields[f.name]; {
+		case !set && !held:
+			continue
+		case !set:
+			c.Change = changeRemove
+		case held:
+			c.Change = changeReplace
+		}
+		switch was, err := r.plain(o, uint32(f.number)); {
+		case err != nil:
+			return nil, err
+		case after.Tokens[f.name] == "":
+			c.Token = tokenNone
+		case held && (!f.ofValue() || slices.ContainsFunc(values, value{uint32(f.number), was}.equal)):
+			c.Token = tokenKept
+		}
+		if c.Token == tokenNew {
+			delete(rec.Tokens, f.name) // the next try would give another one
+		}
+		rec.Changes = append(rec.Changes, c)
+	}
+	return rec, nil
 }
 
 // openForUpdate locks a record against other changes and opens it. Without a collection, it may be of any.
@@ -246,6 +311,11 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 	if err != nil {
 		return nil, err
 	}
+	return r.put(ctx, t, o, p, values)
+}
+
+// put gives a record the values that a patch leaves it.
+func (r *reader) put(ctx context.Context, t *txn, o *opened, p Patch, values []value) (*Record, error) {
 	w := rewriting{values: values, expires: o.row.expires, epoch: o.row.epoch, fields: p.names()}
 	if p.SetExpires {
 		w.expires = microseconds(p.Expires)

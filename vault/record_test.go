@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -126,6 +127,57 @@ func TestPatchMergesAndKeepsTokens(t *testing.T) {
 	}
 	if got := w.Reveal(w.who, w.record.Tokens["email"]); got != `"eve@example.com"` {
 		t.Errorf("the token of a field that came back gives %s", got)
+	}
+}
+
+// A dry run says what would become of fields and tokens, refuses what the change itself would be refused for, and leaves no trace
+// but its entry, which names no new version.
+func TestAPatchThatIsOnlyTried(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string][]vaulttest.Option{"one database": nil, "a keystore apart": {vaulttest.Apart}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := vaulttest.New(t, options...)
+			who := v.Tenant()
+			mail := strategy("email", "deterministic")
+			mail.Unique, mail.Index = true, []string{"exact"}
+			defineFields(t, v, who, "people", map[string]vault.FieldDefinition{"name": {Type: "string"}, "note": {Type: "string"}, "age": {Type: "number"},
+				"email": mail, "second": strategy("email", "deterministic")})
+			v.MustTokenize(who, "people", map[string]string{"email": "taken@example.com"})
+			stored := v.MustTokenize(who, "people", map[string]string{"name": "Jane Roe", "note": "x", "email": "jane@example.com", "second": "j@example.com"})
+			tables := func() []string {
+				return append(rows(t, v.OwnerURL, `select r::text from privault.records r union all select b::text from privault.blind_index b union all select a::text from privault.aliases a order by 1`),
+					rows(t, v.KeysURL, `select k::text from keystore.data_keys k order by 1`)...)
+			}
+			before := tables()
+			try := vault.Patch{IfVersion: 1, DryRun: true, Remove: []string{"note"}, Fields: map[string]vault.Secret{"name": secret(`"Jane Doe"`),
+				"age": secret(`40`), "email": secret(`"new@example.com"`), "second": secret(`"j@example.com"`)}}
+			rec, err := v.PatchRecord(t.Context(), who, "people", stored.Record, try)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := []vault.FieldChange{{"age", "add", "new"}, {"email", "replace", "new"}, {"name", "replace", "kept"}, {"note", "remove", "none"}, {"second", "replace", "kept"}}
+			slices.SortFunc(rec.Changes, func(a, b vault.FieldChange) int { return strings.Compare(a.Field, b.Field) })
+			if diff := cmp.Diff(want, rec.Changes); diff != "" || rec.Version != 1 {
+				t.Errorf("version %d, changes (-want +got):\n%s", rec.Version, diff)
+			}
+			if diff := cmp.Diff(map[string]string{"name": stored.Tokens["name"], "second": stored.Tokens["second"]}, rec.Tokens); diff != "" {
+				t.Errorf("tokens (-want +got):\n%s", diff)
+			}
+			try.Fields["email"] = secret(`"taken@example.com"`)
+			_, err = v.PatchRecord(t.Context(), who, "people", stored.Record, try)
+			wantKind(t, "somebody else's address", err, vault.Conflict)
+			if diff := cmp.Diff(before, tables()); diff != "" {
+				t.Errorf("the tables (-before +after):\n%s", diff)
+			}
+			if n := v.Count(`select count(*) from privault.audit_entries where action = 'record.update' and outcome = 'ok' and body not like '%"sealed"%' and body like $1`, "%"+stored.Record+"%"); n != 1 {
+				t.Errorf("%d entries that name the record and no new version", n)
+			}
+			try.DryRun, try.Fields["email"] = false, secret(`"new@example.com"`)
+			if rec, err = v.PatchRecord(t.Context(), who, "people", stored.Record, try); err != nil || rec.Version != 2 || rec.Changes != nil {
+				t.Errorf("in earnest: %+v %v", rec, err)
+			}
+		})
 	}
 }
 

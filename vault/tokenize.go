@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -342,6 +343,10 @@ func (s *sealer) seal(d *draft) (newRecord, map[string]string, error) {
 type value struct {
 	number uint32
 	plain  []byte
+}
+
+func (val value) equal(other value) bool {
+	return val.number == other.number && bytes.Equal(val.plain, other.plain)
 }
 
 // values validates an item's parts and gives its values in the order of the field numbers.
