@@ -61,7 +61,9 @@ func TestAPatchKeepsTokensAndYieldsNewValues(t *testing.T) {
 	stored := c.tokenize(t, "people", `{"name":"Jane Roe","email":"jane@example.com"}`)[0]
 	path := "/v1/collections/people/records/" + stored.Record
 	expires := c.Now().Add(time.Hour).UTC().Format(time.RFC3339)
-	var tried struct{ Changes []struct{ Field, Change, Token string } }
+	var tried struct {
+		Changes []struct{ Field, Change, Token string }
+	}
 	a := c.send(t, "PATCH", path+"?dry_run=true", `{"fields":{"name":"Jane Doe"}}`, `If-Match: "1"`).want(t, 200)
 	a.read(t, &tried)
 	if len(tried.Changes) != 1 || tried.Changes[0].Change != "replace" || tried.Changes[0].Token != "kept" || a.header.Get("ETag") != `"1"` {

@@ -345,9 +345,7 @@ type value struct {
 	plain  []byte
 }
 
-func (val value) equal(other value) bool {
-	return val.number == other.number && bytes.Equal(val.plain, other.plain)
-}
+func (a value) equal(b value) bool { return a.number == b.number && bytes.Equal(a.plain, b.plain) }
 
 // values validates an item's parts and gives its values in the order of the field numbers.
 func (s *sealer) values(d *draft) ([]value, error) {

@@ -37,42 +37,54 @@ func (b *benchCmd) measureAudit(ctx context.Context, t *benchTarget, clients int
 	}
 	var rows []auditRow
 	for _, work := range []string{"tokenize", "detokenize"} {
+		row := auditRow{Work: work, Clients: clients}
 		var with, plain []float64
-		var lag time.Duration
-		for range b.Rounds {
-			// Whoever has its lock is the sequencer: nobody is, while this connection has it.
-			if _, err := owner.Exec(ctx, `select pg_advisory_lock($1)`, vault.SequencerLock); err != nil {
-				return nil, err
+		for round := range 2 * b.Rounds {
+			// Each goes first every other time: what gets slower as the run goes on favours neither.
+			rates, how := &with, sequencing
+			if turn := round % 4; turn == 0 || turn == 3 {
+				rates, how = &plain, notSequencing
 			}
-			row, err := load(ctx, t.addr, requests[work], clients, b.Time)
+			lag, err := how(ctx, owner, func() error {
+				measured, err := load(ctx, t.addr, requests[work], clients, b.Time)
+				*rates = append(*rates, measured.PerSecond)
+				return err
+			})
 			if err != nil {
 				return nil, err
 			}
-			plain = append(plain, row.PerSecond)
-			if _, err := owner.Exec(ctx, `select pg_advisory_unlock($1)`, vault.SequencerLock); err != nil {
-				return nil, err
-			}
-			if err := sequenced(ctx, owner); err != nil {
-				return nil, err
-			}
-			watch, stop := context.WithCancel(ctx)
-			longest := make(chan time.Duration)
-			go func() { longest <- watchLag(watch, owner) }()
-			row, err = load(ctx, t.addr, requests[work], clients, b.Time)
-			stop()
-			lag = max(lag, <-longest)
-			if err != nil {
-				return nil, err
-			}
-			with = append(with, row.PerSecond)
+			row.Lag = max(row.Lag, lag)
 		}
 		slices.Sort(with)
 		slices.Sort(plain)
-		r := auditRow{Work: work, Clients: clients, With: with[len(with)/2], Plain: plain[len(plain)/2], Lag: lag}
-		r.Ratio = r.With / r.Plain
-		rows = append(rows, r)
+		row.With, row.Plain = with[b.Rounds/2], plain[b.Rounds/2]
+		row.Ratio = row.With / row.Plain
+		rows = append(rows, row)
 	}
 	return rows, nil
+}
+
+// notSequencing does something while nobody is the sequencer: whoever has its lock is.
+func notSequencing(ctx context.Context, owner *pgx.Conn, do func() error) (lag time.Duration, err error) {
+	if _, err := owner.Exec(ctx, `select pg_advisory_lock($1)`, vault.SequencerLock); err != nil {
+		return 0, err
+	}
+	err = do()
+	_, freed := owner.Exec(ctx, `select pg_advisory_unlock($1)`, vault.SequencerLock)
+	return 0, errors.Join(err, freed)
+}
+
+// sequencing does something while the sequencer is at work and has nothing left over from before.
+func sequencing(ctx context.Context, owner *pgx.Conn, do func() error) (lag time.Duration, err error) {
+	if err := sequenced(ctx, owner); err != nil {
+		return 0, err
+	}
+	watch, stop := context.WithCancel(ctx)
+	longest := make(chan time.Duration)
+	go func() { longest <- watchLag(watch, owner) }()
+	err = do()
+	stop()
+	return <-longest, err
 }
 
 const unsequenced = `
