@@ -20,16 +20,19 @@ import (
 // held against the tree first, in the same snapshot. Whoever writes or deletes a record says so in the operation's entry,
 // by resource.wrote or outcomeDeleted; a test holds every operation to it.
 
-// recordDigest is what an entry says of a record as it was written: SHA-256 of its collection, its expiry and its sealed values,
+// recordDigest is what an entry says of a record as it was written: SHA-256 of its collection, its expiry, its epoch (unless 0) and its sealed values,
 // base64. What is sealed is noise, so is its hash.
-func recordDigest(collection ID, expires *time.Time, sealed []byte) string {
-	b := make([]byte, 0, len(collection)+8+len(sealed))
+func recordDigest(collection ID, expires *time.Time, epoch int32, sealed []byte) string {
+	b := make([]byte, 0, len(collection)+8+4+len(sealed))
 	b = append(b, collection[:]...)
 	var at int64
 	if expires != nil {
 		at = expires.UnixMicro()
 	}
 	b = binary.BigEndian.AppendUint64(b, uint64(at))
+	if epoch != 0 {
+		b = binary.BigEndian.AppendUint32(b, uint32(epoch))
+	}
 	sum := sha256.Sum256(append(b, sealed...))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
@@ -37,7 +40,8 @@ func recordDigest(collection ID, expires *time.Time, sealed []byte) string {
 // selectRows are the records of a tenant in the order of their ids, with the same digest.
 const selectRows = `
 	select r.record_id, r.version,
-		encode(sha256(uuid_send(r.collection_id) || int8send(coalesce((extract(epoch from r.expires_at) * 1000000)::bigint, 0)) || r.sealed), 'base64')
+		encode(sha256(uuid_send(r.collection_id) || int8send(coalesce((extract(epoch from r.expires_at) * 1000000)::bigint, 0))
+			|| case when r.epoch = 0 then '' else int4send(r.epoch) end || r.sealed), 'base64')
 	from privault.records r where r.tenant_id = (select privault.tenant()) order by r.record_id`
 
 // selectSaid is what the entries of a tenant say of records, in the order of the records' ids: those are as text in the order

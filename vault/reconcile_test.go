@@ -2,7 +2,9 @@ package vault_test
 
 import (
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -91,7 +93,7 @@ func TestWhatChangesBehindTheServicesBackIsNamed(t *testing.T) {
 	ids := unnamed(t, v, who, 2500)
 	unnamed(t, v, other, 30)
 	id := map[string]string{}
-	for i, name := range []string{"rolled back", "deleted", "restored", "sealed", "swapped", "expiry", "moved", "version"} {
+	for i, name := range []string{"rolled back", "deleted", "restored", "sealed", "swapped", "expiry", "moved", "version", "epoch"} {
 		id[name] = ids[i*300+7]
 	}
 	row := func(name string) string { return uuidOf(t, v, who, id[name]) }
@@ -122,6 +124,7 @@ func TestWhatChangesBehindTheServicesBackIsNamed(t *testing.T) {
 		{`update privault.records set expires_at = now() + interval '10 years' where record_id = $1::text::uuid`, "expiry", "changed 1 1"},
 		{`update privault.records r set collection_id = (select c.collection_id from privault.collections c where c.tenant_id = r.tenant_id and c.name = 'others') where record_id = $1::text::uuid`, "moved", "changed 1 1"},
 		{`update privault.records set version = 3 where record_id = $1::text::uuid`, "version", "changed 3 1"},
+		{`update privault.records set epoch = 1 where record_id = $1::text::uuid`, "epoch", "changed 1 1"}, // brings revoked tokens back
 	} {
 		v.Exec(row.statement, at[row.record])
 		list, _ := differing(t, v)
@@ -144,6 +147,31 @@ func TestWhatChangesBehindTheServicesBackIsNamed(t *testing.T) {
 	v.Exec(undo)
 	if list, _ := differing(t, v); len(list) > 0 {
 		t.Errorf("the test itself broke something: %q", list)
+	}
+}
+
+// PRIVAULT_RECONCILE_RECORDS=1000000 measures it.
+func TestReconcileMany(t *testing.T) {
+	n := 3000
+	if text, set := os.LookupEnv("PRIVAULT_RECONCILE_RECORDS"); set {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil || n < 1000 || n > 10_000_000 {
+			t.Fatal("PRIVAULT_RECONCILE_RECORDS is 1000 to 10000000")
+		}
+	} else {
+		t.Parallel()
+	}
+	v := vaulttest.New(t)
+	who := v.Tenant()
+	v.Collection(who, "people", map[string]string{"name": "string"})
+	unnamed(t, v, who, n)
+	v.Sequence()
+	v.Exec(`update privault.records set epoch = 1 where record_id = (select max(record_id::text)::uuid from privault.records)`)
+	begun := time.Now()
+	list, sums := differing(t, v)
+	t.Logf("%d records reconciled in %s", sums.Records, time.Since(begun).Round(time.Millisecond))
+	if len(list) != 1 || sums.Records != int64(n) {
+		t.Errorf("%d records, differing: %q", sums.Records, list)
 	}
 }
 

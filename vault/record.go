@@ -363,7 +363,7 @@ func (r *reader) rewrite(ctx context.Context, t *txn, o *opened, w rewriting) (*
 	}
 	t.shredLater = append(t.shredLater, recordVersion{o.row.id, o.row.version})
 	t.entry.Resources = append(t.entry.Resources, resource{Collection: o.coll.Name, Fields: w.fields, Records: []string{o.id},
-		Version: version, Sealed: []string{recordDigest(o.coll.id, w.expires, sealed)}})
+		Version: version, Sealed: []string{recordDigest(o.coll.id, w.expires, w.epoch, sealed)}})
 	t.entry.touches(o.row.subject, o.row.id)
 	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: t.now, Expires: w.expires}
 	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, w.epoch, w.values, w.bound.texts)

@@ -155,7 +155,7 @@ func (r *resource) wrote(records []newRecord) {
 	}
 	r.Version, r.Sealed = 1, make([]string, len(records))
 	for i := range records {
-		r.Sealed[i] = recordDigest(records[i].collection, records[i].expires, records[i].sealed)
+		r.Sealed[i] = recordDigest(records[i].collection, records[i].expires, 0, records[i].sealed)
 	}
 }
 
