@@ -119,6 +119,8 @@ var queryParameters = map[string][]string{
 	"PATCH /v1/collections/:collection/records/:record": {"dry_run"},
 	"POST /v1/subjects/:subject/erasure":                {"dry_run"},
 	"GET /v1/holds":                                     {"limit", "cursor"},
+	"GET /v1/requests":                                  {"state", "due_before", "subject", "limit", "cursor"},
+	"GET /v1/requests/metrics":                          {"regime", "year"},
 	"GET /v1/transforms":                                {"limit", "cursor"},
 	"GET /v1/principals":                                {"limit", "cursor"},
 	"GET /v1/policies":                                  {"limit", "cursor"},

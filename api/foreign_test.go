@@ -17,7 +17,8 @@ var nobodys = map[string]string{
 	"collection": "nothing", "record": "rec_0352aQCR9XSdpbm0wI3im5", "principal": "prn_0352aQCR9XSdpbm0wI3im5", "key": "key_0352aQCR9XSdpbm0wI3im5",
 	"transform": "nothing", "subject": "cust-nobody", "certificate": "crt_0352aQCR9XSdpbm0wI3im5", "hold": "hld_0352aQCR9XSdpbm0wI3im5",
 	"policy": "nothing", "purpose": "nothing", "entry": "ent_0352aQCR9XSdpbm0wI3im5", "job": "job_0352aQCR9XSdpbm0wI3im5", "alarm": "alm_0352aQCR9XSdpbm0wI3im5",
-	"token": "pvtk_nothing", "cursor": "nothing",
+	"request": "req_0352aQCR9XSdpbm0wI3im5",
+	"token":   "pvtk_nothing", "cursor": "nothing",
 }
 
 // idsElsewhere are ids that stand in bodies and queries.
@@ -34,6 +35,11 @@ var idsElsewhere = []routeLine{
 	{route: "POST /v1/holds", body: `{"matter":"case-1","reason":"litigation","collection":"{collection}"}`},
 	{route: "POST /v1/holds", body: `{"matter":"case-1","reason":"litigation","collection":"people","record":"{record}"}`},
 	{route: "POST /v1/holds", body: `{"matter":"case-1","reason":"litigation","subject":"{subject}"}`},
+	{route: "POST /v1/requests", body: `{"type":"access","regime":"gdpr","subject":"{subject}"}`},
+	{route: "POST /v1/requests", body: `{"type":"correction","regime":"gdpr","subject":"cust-3","correction":{"collection":"{collection}","record":"rec_0352aQCR9XSdpbm0wI3im5","fields":{"private":"x"}}}`},
+	{route: "POST /v1/requests", body: `{"type":"correction","regime":"gdpr","subject":"cust-3","correction":{"collection":"people","record":"{record}","fields":{"name":"x"}}}`},
+	{route: "GET /v1/requests", query: "?subject={subject}"},
+	{route: "GET /v1/requests", query: "?cursor={cursor}"},
 	{route: "GET /v1/audit/entries", query: "?subject={subject}"},
 	{route: "GET /v1/audit/entries", query: "?principal={principal}"},
 	{route: "GET /v1/audit/entries", query: "?record={record}"},
@@ -129,6 +135,7 @@ var told = map[string]int{
 	"PUT /v1/purposes/:purpose purpose": 422, "PUT /v1/subjects/:subject/consents/:purpose subject": 201,
 	"PUT /v1/subjects/:subject/objections/:purpose subject": 201, "PUT /v1/subjects/:subject/restriction subject": 201,
 	"POST /v1/principals/:principal/keys key": 422, "POST /v1/holds collection": 422, "POST /v1/holds record": 422, "POST /v1/holds subject": 201,
+	"POST /v1/requests collection": 422, "POST /v1/requests record": 201, "POST /v1/requests subject": 201, "GET /v1/requests subject": 200,
 	"GET /v1/audit/entries subject": 200, "GET /v1/audit/entries principal": 200, "GET /v1/audit/entries record": 200,
 }
 
@@ -173,4 +180,4 @@ func (w *world) compare(line routeLine, theirs *world, foreign ...string) {
 }
 
 // moment is what differs between any two calls.
-var moment = regexp.MustCompile(`20\d\d-\d\d-\d\dT[0-9:.]+Z|"request_id":"[^"]*"|hld_\w+|ety_\w+`)
+var moment = regexp.MustCompile(`20\d\d-\d\d-\d\dT[0-9:.]+Z|"request_id":"[^"]*"|hld_\w+|ety_\w+|"id":"req_\w+"`)

@@ -45,6 +45,20 @@ var everyRoute = []routeLine{
 	{route: "GET /v1/holds", action: policy.ReadHold},
 	{route: "POST /v1/holds", action: policy.PlaceHold, body: `{"matter":"case-1","reason":"litigation"}`},
 	{route: "DELETE /v1/holds/:hold", action: policy.ReleaseHold, renew: (*world).hold},
+	{route: "GET /v1/requests", action: policy.ReadRequests},
+	{route: "POST /v1/requests", action: policy.RunRequests, body: `{"type":"access","regime":"nothing","subject":"cust-3"}`},
+	{route: "GET /v1/requests/metrics", action: policy.ReadRequests, query: "?regime=ccpa&year=2026"},
+	{route: "GET /v1/requests/:request", action: policy.ReadRequests},
+	{route: "POST /v1/requests/:request/acknowledge", action: policy.RunRequests, body: `{}`},
+	{route: "POST /v1/requests/:request/verify", action: policy.RunRequests, body: `{"outcome":"asked"}`},
+	{route: "POST /v1/requests/:request/approve", action: policy.RunRequests, body: `{}`},
+	{route: "POST /v1/requests/:request/deny", action: policy.RunRequests, body: `{"reason":"nothing"}`},
+	{route: "POST /v1/requests/:request/extend", action: policy.RunRequests, body: `{"reason":"nothing"}`},
+	{route: "POST /v1/requests/:request/pause", action: policy.RunRequests, body: `{"reason":"nothing"}`},
+	{route: "POST /v1/requests/:request/resume", action: policy.RunRequests, body: `{}`},
+	{route: "POST /v1/requests/:request/cancel", action: policy.RunRequests, body: `{}`, header: `If-Match: "99"`},
+	{route: "POST /v1/requests/:request/complete", action: policy.RunRequests, body: `{}`},
+	{route: "POST /v1/requests/:request/contest", action: policy.RunRequests, body: `{"reference":""}`},
 	{route: "GET /v1/policies", action: policy.ReadPolicies},
 	{route: "POST /v1/policies/explain", action: policy.ReadPolicies, body: `{"action":"policy.read"}`},
 	{route: "PUT /v1/policies/:policy", action: policy.WritePolicies, body: `{"text":""}`},
@@ -171,6 +185,7 @@ func newWorld(t *testing.T, s *service) *world {
 	var alarms struct{ Items []struct{ ID string } }
 	w.send(t, "GET", "/v1/alarms", "").want(t, 200).read(t, &alarms)
 	w.ids["alarm"] = alarms.Items[0].ID
+	w.ids["request"] = w.made("POST", "/v1/requests", `{"type":"access","regime":"gdpr","subject":"cust-3"}`)
 	w.key()
 	w.hold()
 	w.transform()

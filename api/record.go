@@ -42,16 +42,10 @@ func (s *Server) patchRecord(c echo.Context) error {
 	if version == 0 {
 		return &vault.Error{Kind: vault.PreconditionRequired, Detail: "send the record's ETag as If-Match"}
 	}
-	p := vault.Patch{Fields: map[string]vault.Secret{}, IfVersion: version}
+	p := vault.Patch{IfVersion: version}
+	p.Fields, p.Remove = merged(in.Fields)
 	if p.DryRun, err = dryRun(c); err != nil {
 		return err
-	}
-	for name, raw := range in.Fields {
-		if raw.Kind() == 'n' {
-			p.Remove = append(p.Remove, name)
-			continue
-		}
-		p.Fields[name] = vault.NewSecret(raw)
 	}
 	if in.Expires != nil {
 		p.SetExpires = true
@@ -64,6 +58,19 @@ func (s *Server) patchRecord(c echo.Context) error {
 		return err
 	}
 	return sendRecord(c, rec)
+}
+
+// merged reads the members of a merge patch (RFC 7396): what is set, and what is removed.
+func merged(members map[string]jsontext.Value) (set map[string]vault.Secret, remove []string) {
+	set = map[string]vault.Secret{}
+	for name, raw := range members {
+		if raw.Kind() == 'n' {
+			remove = append(remove, name)
+			continue
+		}
+		set[name] = vault.NewSecret(raw)
+	}
+	return set, remove
 }
 
 func (s *Server) deleteRecord(c echo.Context) error {

@@ -393,6 +393,15 @@ func requestOperations() []operation {
 		{name: "ListRequests", action: policy.ReadRequests, problem: vault.Invalid,
 			do:   func(s *scene, who vault.Caller) error { return page(s, who, vault.RequestQuery{Subject: "asking-1"}) },
 			fail: func(s *scene, who vault.Caller) error { return page(s, who, vault.RequestQuery{State: "lost"}) }},
+		{name: "RequestMetrics", action: policy.ReadRequests, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error {
+				_, err := s.RequestMetrics(ctx, who, deadline.CCPA, 2026)
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, err := s.RequestMetrics(ctx, who, deadline.CCPA, 1999)
+				return err
+			}},
 		{name: "NoteDeadlines", action: policy.Sweep, operator: true, problem: vault.Internal,
 			do: func(s *scene, who vault.Caller) error { _, err := s.NoteDeadlines(ctx, who.Tenant, 10); return err },
 			fail: func(s *scene, who vault.Caller) error {

@@ -296,15 +296,20 @@ func (s *stepping) contest() error {
 	return nil
 }
 
-// comply ends a request that was answered.
 func (s *stepping) comply(outcome string) error {
-	s.request.Outcome = outcome
-	return s.close(RequestCompleted, RequestEvent{Event: "completed", Reason: outcome})
+	s.answered(s.request, outcome)
+	return nil
 }
 
 func (s *stepping) close(state string, e RequestEvent) error {
 	s.closeRequest(s.request, state, e)
 	return nil
+}
+
+// answered ends a request that was complied with. putRequest writes it.
+func (t *txn) answered(r *Request, outcome string) {
+	r.Outcome = outcome
+	t.closeRequest(r, RequestCompleted, RequestEvent{Event: "completed", Reason: outcome})
 }
 
 // closeRequest ends a request. What a correction brought is of no use any more, and its key goes.
