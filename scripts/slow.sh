@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # 4,000 slow connections (slowhttptest, Debian) against a running server, and how a well-behaved client fares meanwhile.
-# scripts/slow.sh URL [CONNECTIONS]: prints its p50 and p99 before and during, in ms. Bounded: half a minute.
+# scripts/slow.sh URL [CONNECTIONS [OTHER]]: prints its p50 and p99 before and during, in ms. Bounded: half a minute. With the URL of
+# another server on the machine, that one is attacked first: so much is the machine's and the attacker's program's, not the server's.
+# SLOW=-H sends slow headers, -B (the default) slow bodies.
 set -euo pipefail
-url=${1:?URL} connections=${2:-4000}
+url=${1:?URL} connections=${2:-4000} other=${3:-}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 ulimit -n "$(ulimit -Hn)"
@@ -11,9 +13,12 @@ probe() { # 300 fresh connections, one after another
 		awk '$2 != 200 { bad++ } { print $1 * 1000 }  END { print "failed", bad + 0 > "/dev/stderr" }' | sort -n |
 		awk '{ a[NR] = $1 } END { printf "p50 %.1f p99 %.1f\n", a[int(NR * .5)], a[int(NR * .99)] }'
 }
-echo "alone:  $(probe)"
-slowhttptest "${SLOW:--B}" -c "$connections" -r 1000 -i 3 -l 25 -s 100000 -u "$url/v1/tokenize" -p 10 >"$log" 2>&1 &
-attack=$!
-sleep 6
-echo "during: $(probe)"
-wait "$attack" || true
+during() { # URL that is attacked
+	slowhttptest "${SLOW:--B}" -c "$connections" -r 1000 -i 3 -l 25 -s 100000 -u "$1/v1/tokenize" -p 10 >"$log" 2>&1 &
+	sleep 6
+	probe
+	wait $! || true
+}
+echo "alone:           $(probe)"
+[ -z "$other" ] || echo "other attacked:  $(during "$other")"
+echo "during:          $(during "$url")"

@@ -46,15 +46,15 @@ const selectRows = `
 
 // selectSaid is what the entries of a tenant say of records, in the order of the records' ids: those are as text in the order
 // that they are in as bytes. The text of an entry is canonical, so what it says stands in it just so.
+// What stands once for many records is taken apart once: an entry of a batch has a thousand.
 const selectSaid = `
-	select z.record, coalesce((r.item->>'version')::int, 0), coalesce(z.sealed, ''), coalesce(r.item->>'outcome' = 'deleted', false)
+	select z.record, coalesce(r.version, 0), coalesce(z.sealed, ''), r.outcome is not distinct from 'deleted'
 	from privault.audit_entries e
-	cross join lateral json_array_elements(e.body::json->'resources') as r(item)
-	cross join lateral rows from (json_array_elements_text(r.item->'records'),
-		json_array_elements_text(coalesce(r.item->'sealed', '[]'))) as z(record, sealed)
+	cross join lateral json_to_recordset(e.body::json->'resources') as r(version int, outcome text, records json, sealed json)
+	cross join lateral rows from (json_array_elements_text(r.records), json_array_elements_text(coalesce(r.sealed, '[]'))) as z(record, sealed)
 	where e.tenant_id = (select privault.tenant())
 		and (position('"sealed":[' in e.body) > 0 or position('"outcome":"deleted"' in e.body) > 0)
-		and e.body::json->>'outcome' = 'ok' and (z.sealed is not null or r.item->>'outcome' = 'deleted')
+		and e.body::json->>'outcome' = 'ok' and (z.sealed is not null or r.outcome = 'deleted')
 	order by z.record collate "C"`
 
 // What may be wrong with a record.
