@@ -66,6 +66,7 @@ var kinds = map[vault.Kind]struct {
 	vault.KMSUnavailable:       {http.StatusServiceUnavailable, "The key management system is unavailable"},
 	vault.AuditUnavailable:     {http.StatusServiceUnavailable, "The audit log can't be written"},
 	vault.DatabaseUnavailable:  {http.StatusServiceUnavailable, "The database is unavailable"},
+	vault.RestoreFence:         {http.StatusServiceUnavailable, "The database is older than the ledger"},
 	vault.Overloaded:           {http.StatusServiceUnavailable, "The server is overloaded"},
 }
 

@@ -82,7 +82,7 @@ func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.refuse
 	e.IPExtractor = echo.ExtractIPDirect() // nothing asks echo: Server.address knows the proxies
-	e.Use(s.observe, s.recover, s.protect)
+	e.Use(s.observe, s.recover, s.protect, s.fenced)
 
 	e.RouteNotFound("/*", s.noRoute)
 	e.GET("/openapi.yaml", s.contract)
@@ -210,6 +210,16 @@ func Harden(h *http.Server) *http.Server {
 	return h
 }
 
+// fenced answers everything with 503 while the databases are older than the ledger.
+func (s *Server) fenced(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if err := s.vault.Fenced(); err != nil {
+			return err
+		}
+		return next(c)
+	}
+}
+
 func (s *Server) contract(c echo.Context) error {
 	return c.Blob(http.StatusOK, "application/yaml", Contract)
 }
@@ -221,7 +231,11 @@ func (s *Server) operations(registry *prometheus.Registry) http.Handler {
 		if err := s.vault.Ready(r.Context()); err != nil {
 			e := vault.AsError(err)
 			s.log.WarnContext(r.Context(), "not ready", "problem", e.Kind, "error", e)
-			http.Error(w, string(e.Kind), http.StatusServiceUnavailable)
+			text := string(e.Kind)
+			if e.Kind == vault.RestoreFence {
+				text += ": " + e.Detail
+			}
+			http.Error(w, text, http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = w.Write([]byte("ok\n"))

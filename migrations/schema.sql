@@ -336,6 +336,24 @@ CREATE TABLE keystore.key_versions (
 
 ALTER TABLE ONLY keystore.key_versions FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE keystore.ledger (
+    one boolean DEFAULT true NOT NULL,
+    ledger_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT ledger_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT ledger_one_check CHECK (one)
+);
+
+ALTER TABLE ONLY keystore.ledger FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE keystore.ledger_applied (
+    tenant_id uuid NOT NULL,
+    seq bigint NOT NULL
+);
+
+ALTER TABLE ONLY keystore.ledger_applied FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE keystore.schema_migrations (
     version bigint NOT NULL,
     dirty boolean NOT NULL
@@ -613,8 +631,8 @@ CREATE TABLE privault.holds (
     expires_at timestamp with time zone,
     released_at timestamp with time zone,
     CONSTRAINT holds_check CHECK ((num_nonnulls(subject_id, collection_id, record_id) > 0)),
-    CONSTRAINT holds_check1 CHECK (((subject_id IS NULL) = (reference IS NULL))),
-    CONSTRAINT holds_matter_check CHECK ((matter ~ '^[A-Za-z0-9._:-]{1,128}$'::text))
+    CONSTRAINT holds_matter_check CHECK ((matter ~ '^[A-Za-z0-9._:-]{1,128}$'::text)),
+    CONSTRAINT holds_reference CHECK (((subject_id IS NOT NULL) OR (reference IS NULL)))
 );
 
 ALTER TABLE ONLY privault.holds FORCE ROW LEVEL SECURITY;
@@ -661,6 +679,24 @@ CREATE TABLE privault.key_generations (
 );
 
 ALTER TABLE ONLY privault.key_generations FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.ledger (
+    one boolean DEFAULT true NOT NULL,
+    ledger_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT ledger_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT ledger_one_check CHECK (one)
+);
+
+ALTER TABLE ONLY privault.ledger FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.ledger_applied (
+    tenant_id uuid NOT NULL,
+    seq bigint NOT NULL
+);
+
+ALTER TABLE ONLY privault.ledger_applied FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.policies (
     tenant_id uuid NOT NULL,
@@ -963,6 +999,12 @@ ALTER TABLE ONLY keystore.key_uses
 ALTER TABLE ONLY keystore.key_versions
     ADD CONSTRAINT key_versions_pkey PRIMARY KEY (tenant_id, name, version);
 
+ALTER TABLE ONLY keystore.ledger_applied
+    ADD CONSTRAINT ledger_applied_pkey PRIMARY KEY (tenant_id, seq);
+
+ALTER TABLE ONLY keystore.ledger
+    ADD CONSTRAINT ledger_pkey PRIMARY KEY (one);
+
 ALTER TABLE ONLY keystore.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 
@@ -1049,6 +1091,12 @@ ALTER TABLE ONLY privault.jobs
 
 ALTER TABLE ONLY privault.key_generations
     ADD CONSTRAINT key_generations_pkey PRIMARY KEY (tenant_id);
+
+ALTER TABLE ONLY privault.ledger_applied
+    ADD CONSTRAINT ledger_applied_pkey PRIMARY KEY (tenant_id, seq);
+
+ALTER TABLE ONLY privault.ledger
+    ADD CONSTRAINT ledger_pkey PRIMARY KEY (one);
 
 ALTER TABLE ONLY privault.policies
     ADD CONSTRAINT policies_pkey PRIMARY KEY (tenant_id, name, version);
@@ -1189,15 +1237,25 @@ ALTER TABLE ONLY privault.request_events
 
 ALTER TABLE keystore.data_keys ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY deployment ON keystore.ledger USING ((( SELECT keystore.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
+
+CREATE POLICY deployment ON keystore.ledger_applied USING ((( SELECT keystore.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
+
 ALTER TABLE keystore.key_uses ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE keystore.key_versions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE keystore.ledger ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE keystore.ledger_applied ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON keystore.data_keys USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
 
 CREATE POLICY tenant ON keystore.key_uses USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
 
 CREATE POLICY tenant ON keystore.key_versions USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
+
+CREATE POLICY tenant ON keystore.ledger_applied USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
 
 CREATE POLICY tenant ON keystore.tenant_keys USING ((tenant_id = ( SELECT keystore.tenant() AS tenant)));
 
@@ -1243,6 +1301,10 @@ CREATE POLICY deployment ON privault.audit_nodes USING ((( SELECT privault.tenan
 
 CREATE POLICY deployment ON privault.audit_witnesses USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
 
+CREATE POLICY deployment ON privault.ledger USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
+
+CREATE POLICY deployment ON privault.ledger_applied USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
+
 CREATE POLICY deployment ON privault.tenants FOR SELECT USING ((( SELECT privault.tenant() AS tenant) = '00000000-0000-0000-0000-000000000000'::uuid));
 
 ALTER TABLE privault.disclosures ENABLE ROW LEVEL SECURITY;
@@ -1270,6 +1332,10 @@ CASE regime
 END)));
 
 ALTER TABLE privault.key_generations ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.ledger ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.ledger_applied ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.policies ENABLE ROW LEVEL SECURITY;
 
@@ -1329,6 +1395,8 @@ CREATE POLICY tenant ON privault.jobs USING ((tenant_id = ( SELECT privault.tena
 
 CREATE POLICY tenant ON privault.key_generations USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
+CREATE POLICY tenant ON privault.ledger_applied USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 CREATE POLICY tenant ON privault.policies USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.principal_networks USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
@@ -1383,6 +1451,10 @@ GRANT SELECT,INSERT,UPDATE ON TABLE keystore.key_uses TO privault_keystore;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE keystore.key_versions TO privault_keystore;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE keystore.ledger TO privault_keystore;
+
+GRANT SELECT,INSERT,DELETE ON TABLE keystore.ledger_applied TO privault_keystore;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE keystore.tenant_keys TO privault_keystore;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE keystore.tenant_roots TO privault_keystore;
@@ -1428,6 +1500,10 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.idempotency_keys TO privault
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.jobs TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.key_generations TO privault_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.ledger TO privault_app;
+
+GRANT SELECT,INSERT,DELETE ON TABLE privault.ledger_applied TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.policies TO privault_app;
 

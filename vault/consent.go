@@ -169,23 +169,29 @@ func (t *txn) begin(ctx context.Context, subject ID, kind string, said *Said) (c
 	if said.Allowed == nil {
 		said.Allowed = []string{}
 	}
-	// What tells those who read records to look for facts.
-	_, err = t.data.Exec(ctx, `
-		insert into privault.governance as g (tenant_id, version, facts) values ($1, 1, true)
-		on conflict (tenant_id) do update set facts = true where not g.facts`, t.who.Tenant)
-	if err != nil {
-		return false, err
-	}
-	_, err = t.data.Exec(ctx, `
-		insert into privault.subject_facts (tenant_id, subject_id, kind, purpose, text_version, reference, allowed, since)
-		values ($1, $2, $3, $4, $5, $6, $7, $8)
-		on conflict (tenant_id, subject_id, kind, purpose) do update set text_version = excluded.text_version,
-			reference = excluded.reference, allowed = excluded.allowed, since = excluded.since`,
-		t.who.Tenant, subject, kind, said.Purpose, said.TextVersion, said.Reference, said.Allowed, t.now)
-	if err != nil {
+	if err := t.writeFact(ctx, subject, kind, said); err != nil {
 		return false, err
 	}
 	return created, t.record(ctx, subject, kind, true, said, nil)
+}
+
+// writeFact makes a fact hold, unless there is a later one.
+func (t *txn) writeFact(ctx context.Context, subject ID, kind string, said *Said) error {
+	// What tells those who read records to look for facts.
+	_, err := t.data.Exec(ctx, `
+		insert into privault.governance as g (tenant_id, version, facts) values ($1, 1, true)
+		on conflict (tenant_id) do update set facts = true where not g.facts`, t.who.Tenant)
+	if err != nil {
+		return err
+	}
+	_, err = t.data.Exec(ctx, `
+		insert into privault.subject_facts as f (tenant_id, subject_id, kind, purpose, text_version, reference, allowed, since)
+		values ($1, $2, $3, $4, $5, $6, $7, $8)
+		on conflict (tenant_id, subject_id, kind, purpose) do update set text_version = excluded.text_version,
+			reference = excluded.reference, allowed = excluded.allowed, since = excluded.since
+			where f.since <= excluded.since`,
+		t.who.Tenant, subject, kind, said.Purpose, said.TextVersion, said.Reference, said.Allowed, said.Since)
+	return err
 }
 
 // said reads a fact that holds, or gives pgx.ErrNoRows.
@@ -205,13 +211,22 @@ func (t *txn) record(ctx context.Context, subject ID, kind string, begins bool, 
 	if err != nil {
 		return err
 	}
-	_, err = t.data.Exec(ctx, `
-		insert into privault.subject_history (tenant_id, subject_id, event_id, at, principal_id, kind, purpose, begins,
-			text_version, reference, allowed, informed_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+	_, err = t.data.Exec(ctx, insertHistory,
 		t.who.Tenant, subject, id, t.now, t.who.Principal, kind, said.Purpose, begins, said.TextVersion, said.Reference, said.Allowed, informed)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.enterFact(ctx, id, subject, kind, begins, said, informed)
 }
+
+const (
+	insertHistory = `
+	insert into privault.subject_history (tenant_id, subject_id, event_id, at, principal_id, kind, purpose, begins,
+		text_version, reference, allowed, informed_at)
+	values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
+	deleteFact = `
+	delete from privault.subject_facts where tenant_id = $1 and subject_id = $2 and kind = $3 and purpose = $4`
+)
 
 // unsay ends a fact that holds.
 func (v *Vault) unsay(ctx context.Context, who Caller, action policy.Action, reference, kind, purpose string, informed *time.Time) error {
@@ -231,9 +246,7 @@ func (v *Vault) unsay(ctx context.Context, who Caller, action policy.Action, ref
 		if informed != nil && (informed.After(t.now) || informed.Before(before.Since)) {
 			return invalid("/informed_at", "range", "the person is told after the restriction began and before it is lifted")
 		}
-		_, err = t.data.Exec(ctx, `
-			delete from privault.subject_facts where tenant_id = $1 and subject_id = $2 and kind = $3 and purpose = $4`,
-			t.who.Tenant, s, kind, purpose)
+		_, err = t.data.Exec(ctx, deleteFact, t.who.Tenant, s, kind, purpose)
 		if err != nil {
 			return err
 		}

@@ -172,11 +172,14 @@ func (t *txn) countKeys(ctx context.Context, records []ID) (n int, err error) {
 	return n, err
 }
 
-// erase does it, or defers it. One that was deferred before goes on under its own id.
+// erase does it, or defers it. One that was deferred before goes on under its own id, as does one that has an id already.
 func (v *Vault) erase(ctx context.Context, t *txn, w *erasable, e *Erasure) error {
 	id, err := newID()
 	if err != nil {
 		return err
+	}
+	if begun, ok := parseID(erasurePrefix, e.ID); ok {
+		id = begun
 	}
 	if w.earlier != nil && w.earlier.State == ErasureDeferred {
 		id, _ = parseID(erasurePrefix, w.earlier.ID)
@@ -195,19 +198,26 @@ func (v *Vault) erase(ctx context.Context, t *txn, w *erasable, e *Erasure) erro
 	if err != nil {
 		return err
 	}
-	_, err = t.data.Exec(ctx, `
-		insert into privault.erasures (tenant_id, erasure_id, digest, reason, state, requested_at, erased_at, shred_effective_at, counts, certificate)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''))
-		on conflict (tenant_id, erasure_id) do update set state = excluded.state, erased_at = excluded.erased_at,
-			shred_effective_at = excluded.shred_effective_at, counts = excluded.counts, certificate = excluded.certificate`,
-		t.who.Tenant, id, w.digest, e.Reason, e.State, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate)
+	if w.earlier == nil || w.earlier.ID != e.ID || e.State != ErasureDeferred { // one that stays deferred says nothing new
+		t.enterErasure(w, id, e)
+	}
+	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, id, w.digest, e.Reason, e.State, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate)
 	return err
 }
 
+const (
+	writeErasure = `
+	insert into privault.erasures (tenant_id, erasure_id, digest, reason, state, requested_at, erased_at, shred_effective_at, counts, certificate)
+	values ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''))
+	on conflict (tenant_id, erasure_id) do update set state = excluded.state, erased_at = excluded.erased_at,
+		shred_effective_at = excluded.shred_effective_at, counts = excluded.counts, certificate = excluded.certificate`
+	deleteKeys = `
+	delete from keystore.data_keys where tenant_id = $1 and record_id = any($2)`
+)
+
 // shredSubject is the moment of erasure: the keys go, and the link between the person and their random id.
 func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e *Erasure) error {
-	done, err := t.keys.Exec(ctx, `
-		delete from keystore.data_keys where tenant_id = $1 and record_id = any($2)`, t.who.Tenant, w.records)
+	done, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, w.records)
 	if err != nil {
 		return err
 	}

@@ -45,6 +45,7 @@ const (
 	KMSUnavailable       Kind = "kms-unavailable"
 	AuditUnavailable     Kind = "audit-unavailable"
 	DatabaseUnavailable  Kind = "database-unavailable"
+	RestoreFence         Kind = "restore-fence" // the databases are older than the ledger
 	Overloaded           Kind = "overloaded"
 	QuotaExceeded        Kind = "quota-exceeded" // by who limits callers
 )

@@ -66,6 +66,13 @@ type Config struct {
 	AuditKeys *audit.Keys // of the audit log; nil: this vault doesn't sequence it
 	AuditCopy string      // file that keeps the log's newest checkpoint outside the database; empty: none
 
+	// Ledger is the file outside the databases that says what a restored one must be told again; all replicas share it. Empty: there
+	// is none. LostLedger lets a new one begin where the one that the databases know is lost.
+	Ledger     string
+	LostLedger bool
+	// Restoring opens a vault for ReplayLedger: there is no fence, and the ledger is only read.
+	Restoring bool
+
 	Alarms AlarmRules // over the default ones
 	Clocks Clocks     // by which requests of persons are answered
 
@@ -92,6 +99,8 @@ type Vault struct {
 	watcher         watcher
 	inFlight        sync.Map // digest of an Idempotency-Key → struct{}{}
 	audit           auditLog
+	ledger          *ledger // nil: there is none
+	fence           fence
 	refusals        refusals
 	now             func() time.Time
 
@@ -116,19 +125,26 @@ func Open(ctx context.Context, c Config) (*Vault, error) {
 	if c.AuditCopy != "" {
 		v.audit.copied = &safekeeping{c.AuditCopy}
 	}
-	data, err := connect(ctx, c.DataURL, c.MaxConns)
+	apart := c.KeystoreURL != "" && c.KeystoreURL != c.DataURL
+	inData := []string{dataSchema}
+	if !apart {
+		inData = append(inData, keysSchema)
+	}
+	data, err := connect(ctx, c.DataURL, c.MaxConns, func(ctx context.Context, c *pgx.Conn) error { return v.inspect(ctx, c, inData...) })
 	if err != nil {
 		return nil, fmt.Errorf("data database: %w", err)
 	}
 	v.store.data, v.store.keys = data, data
-	if c.KeystoreURL != "" && c.KeystoreURL != c.DataURL {
-		if v.store.keys, err = connect(ctx, c.KeystoreURL, c.MaxConns); err != nil {
+	if apart {
+		v.store.keys, err = connect(ctx, c.KeystoreURL, c.MaxConns, func(ctx context.Context, c *pgx.Conn) error { return v.inspect(ctx, c, keysSchema) })
+		if err != nil {
 			data.pool.Close()
 			return nil, fmt.Errorf("keystore database: %w", err)
 		}
 		v.store.apart = true
 	}
 	if err := v.start(ctx, c); err != nil {
+		v.ledger.close()
 		v.closePools()
 		return nil, err
 	}
@@ -157,8 +173,14 @@ func (v *Vault) start(ctx context.Context, c Config) error {
 		return fmt.Errorf("the job queue: %w", err)
 	}
 	if c.Metrics != nil {
-		return v.metrics.register(c.Metrics, v.store, v.now)
+		if err := v.metrics.register(c.Metrics, v.store, v.now); err != nil {
+			return err
+		}
 	}
+	if err := v.openLedger(ctx, c); err != nil {
+		return err
+	}
+	v.fence.guards.Store(v.ledger != nil && !c.Restoring)
 	return nil
 }
 
@@ -169,7 +191,8 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 	return d
 }
 
-func connect(ctx context.Context, url string, maxConns int32) (database, error) {
+// connect opens a pool, which asks inspect before it uses a new connection.
+func connect(ctx context.Context, url string, maxConns int32, inspect func(context.Context, *pgx.Conn) error) (database, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		// pgx's own text may quote the URL, password included.
@@ -180,6 +203,7 @@ func connect(ctx context.Context, url string, maxConns int32) (database, error) 
 		config.MaxConns = maxConns
 	}
 	config.MinIdleConns = 2
+	config.AfterConnect = inspect
 	for name, value := range map[string]string{
 		"application_name":  "privault",
 		"statement_timeout": "10s",
@@ -218,6 +242,13 @@ func (v *Vault) Close() {
 		v.log.Error("the entries of refused calls are not written", "error", err)
 	}
 	v.closeGroups()
+	if v.ledger != nil && v.fence.opened.Load() {
+		// What this process has committed, the next one needn't wonder about.
+		if err := v.WatchLedger(ctx); err != nil {
+			v.log.WarnContext(ctx, "the ledger is not up to date", "error", err)
+		}
+	}
+	v.ledger.close()
 	v.closePools()
 }
 
@@ -230,6 +261,9 @@ func (v *Vault) closePools() {
 
 // Ready says whether the vault can serve: both databases answer, the deployment's keys are at hand, and the audit log goes on.
 func (v *Vault) Ready(ctx context.Context) error {
+	if err := v.Fenced(); err != nil {
+		return err
+	}
 	if halted := v.audit.halted.Load(); halted != nil {
 		return halted
 	}
@@ -265,6 +299,7 @@ type txn struct {
 	jobs  *jobs
 
 	shredLater []recordVersion
+	lines      []*ledgerLine // for the ledger
 }
 
 type recordVersion struct {
@@ -290,6 +325,9 @@ func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do
 	}
 	switch {
 	case err == nil:
+		if v.ledger != nil {
+			v.ledger.committed(t.lines)
+		}
 		v.watcher.see(t.entry) // of one that failed, refuse has its entry committed, which sees it
 		return v.shredApart(ctx, t)
 	case t == nil:
@@ -362,7 +400,10 @@ func (v *Vault) conclude(ctx context.Context, t *txn, do func(*txn) error) error
 	if err := insertEntry(ctx, t.data, t.entry); err != nil {
 		return err
 	}
-	return t.insertDisclosures(ctx)
+	if err := t.insertDisclosures(ctx); err != nil {
+		return err
+	}
+	return v.writeAhead(ctx, t)
 }
 
 // shredApart deletes the DEKs that an operation replaced, once its record points at the new ones. If it doesn't come to

@@ -75,9 +75,12 @@ func (v *Vault) PlaceHold(ctx context.Context, who Caller, h Hold) (Hold, error)
 				created_at, review_at, expires_at)
 			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 			who.Tenant, id, h.Matter, h.Reason, target.subject, sealed, target.collection, target.record, t.now, h.Review, h.Expires)
+		if err != nil {
+			return err
+		}
 		t.entry.Resources = []resource{{Hold: h.ID, Collection: h.Collection, Subject: formatOptional(subjectPrefix, target.subject),
 			Records: some(h.Record)}}
-		return err
+		return t.enterHold(ctx, id, &h, target)
 	})
 	return h, err
 }
@@ -208,9 +211,7 @@ func (v *Vault) ReleaseHold(ctx context.Context, who Caller, hold string) error 
 		if !ok {
 			return fail(NotFound, "")
 		}
-		done, err := t.data.Exec(ctx, `
-			update privault.holds set released_at = coalesce(released_at, $3) where tenant_id = $1 and hold_id = $2`,
-			who.Tenant, id, t.now)
+		done, err := t.data.Exec(ctx, releaseHold, who.Tenant, id, t.now)
 		if err != nil {
 			return err
 		}
@@ -221,10 +222,14 @@ func (v *Vault) ReleaseHold(ctx context.Context, who Caller, hold string) error 
 		if err := t.entry.require(policy.ReleaseHold); err != nil {
 			return err
 		}
+		t.enter(&ledgerLine{Kind: releaseLine, Hold: &lineHold{ID: *idInLine(id), At: t.now}})
 		_, err = t.enqueue(ctx, deferredJob, struct{}{})
 		return err
 	})
 }
+
+const releaseHold = `
+	update privault.holds set released_at = coalesce(released_at, $3) where tenant_id = $1 and hold_id = $2`
 
 // some is a list of one, or none for the empty text.
 func some(text string) []string {

@@ -436,7 +436,7 @@ func (v *Vault) batchFailed(ctx context.Context, tenant, job ID, err error, last
 	switch kind {
 	case KMSUnavailable:
 		return river.JobSnooze(jobKMSPause)
-	case DatabaseUnavailable, AuditUnavailable, Overloaded, Cancelled:
+	case DatabaseUnavailable, AuditUnavailable, RestoreFence, Overloaded, Cancelled:
 		return river.JobSnooze(jobPause)
 	}
 	// The queue stores what it is told, so it is told no more than this.

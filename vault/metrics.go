@@ -21,6 +21,7 @@ type metrics struct {
 	alarms                     *prometheus.CounterVec
 	unauthenticated            prometheus.Counter
 	overdue                    overdueCount
+	fenced                     prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -46,6 +47,8 @@ func newMetrics() *metrics {
 			Name: "privault_audit_lag_seconds", Help: "How long the oldest entry of the last batch had waited for its place in the log."}),
 		auditHalted: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "privault_audit_halted", Help: "1 once the audit log has stopped because the database is not the one it was."}),
+		fenced: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "privault_restore_fence", Help: "1 while nothing is served because a database is older than the ledger."}),
 		unauthenticated: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "privault_unauthenticated_total", Help: "Calls without a credential that is good."}),
 	}
@@ -53,7 +56,7 @@ func newMetrics() *metrics {
 
 func (m *metrics) register(r prometheus.Registerer, s store, now func() time.Time) error {
 	collectors := []prometheus.Collector{m.commitSize, m.fetchSize, m.keyringHits, m.keyringMisses, m.kmsCalls, m.items,
-		m.auditSize, m.auditLag, m.auditHalted, m.unauthenticated, m.alarms, m.overdue.gauge(now)}
+		m.auditSize, m.auditLag, m.auditHalted, m.fenced, m.unauthenticated, m.alarms, m.overdue.gauge(now)}
 	for name, db := range map[string]database{"data": s.data, "keystore": s.keys} {
 		collectors = append(collectors, poolGauge(name, "total", "Connections.", db.pool, (*pgxpool.Stat).TotalConns),
 			poolGauge(name, "acquired", "Connections in use.", db.pool, (*pgxpool.Stat).AcquiredConns))

@@ -26,7 +26,7 @@ type Month struct {
 // the service's own role can't. It stops at the first month that must stay, so that what is gone is always the log's beginning; a
 // dry run only says what would go. The tree keeps the leaves, and what was dropped is an entry of the log itself.
 func PruneAudit(ctx context.Context, url string, before time.Time, dry bool) (months []Month, err error) {
-	db, err := connect(ctx, url, 2)
+	db, err := connect(ctx, url, 2, nil)
 	if err != nil {
 		return nil, AsError(err)
 	}

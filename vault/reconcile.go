@@ -90,7 +90,7 @@ type Reconciled struct {
 // the database. Entries that have no place in the tree yet count too. An entry that isn't what the tree says, and a tree
 // that isn't what was signed, is an error.
 func Reconcile(ctx context.Context, url string, keys *audit.Keys, found func(Discrepancy) error) (r Reconciled, err error) {
-	db, err := connect(ctx, url, 2)
+	db, err := connect(ctx, url, 2, nil)
 	if err != nil {
 		return r, AsError(err)
 	}

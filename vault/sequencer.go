@@ -55,6 +55,9 @@ func (v *Vault) Sequence(ctx context.Context) (taken int, err error) {
 	if halted := v.audit.halted.Load(); halted != nil {
 		return 0, halted
 	}
+	if v.Fenced() != nil {
+		return 0, nil // what becomes of the database is being decided
+	}
 	err = v.store.data.alone(ctx, SequencerLock, func(c *pgxpool.Conn) error {
 		return v.audit.copied.hold(func(copied []byte) ([]byte, error) {
 			taken, copied, err = v.sequence(ctx, c, copied)

@@ -25,7 +25,7 @@ type LogReader struct {
 
 // OpenLog opens the log of a data database. That it was opened is an entry of the log itself.
 func OpenLog(ctx context.Context, url string) (*LogReader, error) {
-	db, err := connect(ctx, url, 2)
+	db, err := connect(ctx, url, 2, nil)
 	if err != nil {
 		return nil, AsError(err)
 	}

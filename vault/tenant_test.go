@@ -146,7 +146,7 @@ func tables(b *vaulttest.Bench) []table {
 	for schema, url := range map[string]string{"privault": b.OwnerURL, "keystore": b.KeysURL} {
 		for _, name := range rows(b.T(), url, `
 			select schemaname || '.' || tablename from pg_tables
-			where schemaname = $1 and tablename not in ('schema_migrations', 'deployment', 'audit_nodes', 'audit_head', 'audit_witnesses')
+			where schemaname = $1 and tablename not in ('schema_migrations', 'deployment', 'audit_nodes', 'audit_head', 'audit_witnesses', 'ledger')
 				and not exists (select from pg_inherits where inhrelid = format('%I.%I', schemaname, tablename)::regclass) order by 1`, schema) {
 			all = append(all, table{name, url})
 		}
@@ -307,6 +307,8 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app privault.idempotency_keys DELETE INSERT SELECT UPDATE",
 		"privault_app privault.jobs DELETE INSERT SELECT UPDATE",
 		"privault_app privault.key_generations INSERT SELECT UPDATE",
+		"privault_app privault.ledger INSERT SELECT UPDATE",
+		"privault_app privault.ledger_applied DELETE INSERT SELECT",
 		"privault_app privault.policies INSERT SELECT",
 		"privault_app privault.principal_networks DELETE INSERT SELECT UPDATE",
 		"privault_app privault.principals INSERT SELECT UPDATE",
@@ -328,6 +330,8 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_keystore keystore.data_keys DELETE INSERT SELECT UPDATE",
 		"privault_keystore keystore.key_uses INSERT SELECT UPDATE",
 		"privault_keystore keystore.key_versions INSERT SELECT UPDATE",
+		"privault_keystore keystore.ledger INSERT SELECT UPDATE",
+		"privault_keystore keystore.ledger_applied DELETE INSERT SELECT",
 		"privault_keystore keystore.tenant_keys INSERT SELECT UPDATE",
 		"privault_keystore keystore.tenant_roots INSERT SELECT UPDATE",
 	}

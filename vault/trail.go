@@ -80,6 +80,9 @@ const (
 
 // open starts the entry of an operation.
 func (v *Vault) open(who Caller, action policy.Action) (*entry, error) {
+	if up := v.fence.up.Load(); up != nil && action != policy.Replay {
+		return nil, up
+	}
 	e, err := newEntry(v.now(), action)
 	if err != nil {
 		return nil, err

@@ -180,18 +180,18 @@ func (s *service) sequence(ctx context.Context) error {
 			for taken == vault.SequenceBatch && err == nil {
 				taken, err = s.vault.Sequence(ctx)
 			}
-			last = s.report(ctx, err, last)
+			last = s.report(ctx, "sequence the audit log", err, last)
 		}
 	}
 }
 
-// report logs an error of the sequencer when it is a new one: it comes back every second.
-func (s *service) report(ctx context.Context, err error, last string) string {
+// report logs an error of what is done every second when it is a new one.
+func (s *service) report(ctx context.Context, what string, err error, last string) string {
 	if err == nil || ctx.Err() != nil {
 		return ""
 	}
 	if text := err.Error(); text != last {
-		s.log.ErrorContext(ctx, "sequence the audit log", "error", slog.AnyValue(err))
+		s.log.ErrorContext(ctx, what, "error", slog.AnyValue(err))
 		return text
 	}
 	return last

@@ -21,6 +21,7 @@ type Config struct {
 	Database  `embed:""`
 	Keys      `embed:""`
 	Audit     `embed:""`
+	Ledger    `embed:""`
 	Witnesses `embed:""`
 	Access    `embed:""`
 	Limits    `embed:""`
@@ -91,6 +92,7 @@ func (c *Config) faults() []string {
 	c.Database.check(bad, c.AllowUnsafeDatabase)
 	c.Keys.check(bad)
 	c.Audit.check(bad)
+	c.Ledger.check(bad)
 	c.Witnesses.check(bad)
 	c.Access.check(bad, c.Listen, c.TLSCert != "")
 	c.Limits.check(bad)

@@ -176,6 +176,7 @@ func (d *devCmd) serve(ctx context.Context, owner string) error {
 	v, err := openVault(ctx, Database{DatabaseURL: app}, keys, func(c *vault.Config) {
 		c.Log, c.Metrics = log, metrics
 		unread = evidence.into(c)
+		c.Ledger = filepath.Join(folder, "ledger")
 	})
 	if err := errors.Join(err, unread); err != nil {
 		return err

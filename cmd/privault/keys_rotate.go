@@ -39,14 +39,22 @@ func (o *operating) open(ctx context.Context) (*vault.Vault, vault.Caller, error
 }
 
 func openOperating(ctx context.Context, d Database, k Keys) (*vault.Vault, error) {
+	if err := operable(d, k); err != nil {
+		return nil, err
+	}
+	return openVault(ctx, d, k, func(*vault.Config) {})
+}
+
+// operable says what is wrong with the settings of a command beside the server.
+func operable(d Database, k Keys) error {
 	var faults []string
 	bad := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	d.check(bad, true)
 	k.check(bad)
 	if len(faults) > 0 {
-		return nil, &configError{faults}
+		return &configError{faults}
 	}
-	return openVault(ctx, d, k, func(*vault.Config) {})
+	return nil
 }
 
 type keysListCmd struct {

@@ -31,6 +31,7 @@ type cli struct {
 	Receipt receiptCmd `cmd:"" help:"Verify certificates and data packages."`
 	Import  importCmd  `cmd:"" help:"Store a CSV or NDJSON file's records and write their tokens to a file."`
 	Export  exportCmd  `cmd:"" help:"Write a collection's records and tokens to a CSV or NDJSON file."`
+	Restore restoreCmd `cmd:"" help:"After a backup was restored: bring it up to date with the ledger, and try it out beforehand."`
 	Doctor  doctorCmd  `cmd:"" help:"Examine a deployment: databases, clocks, log, jobs, and what its indexes tell whoever reads them."`
 	Bench   benchCmd   `cmd:"" help:"Measure tokenize and detokenize beside bare Postgres."`
 	Version versionCmd `cmd:"" help:"Show the version."`

@@ -11,7 +11,7 @@ import (
 )
 
 type receiptCmd struct {
-	Verify receiptVerifyCmd `cmd:"" help:"Verify the certificate of an erasure, or a person's data package, with the public key alone: no server, no database."`
+	Verify receiptVerifyCmd `cmd:"" help:"Verify the certificate of an erasure, the report of a restore, or a person's data package, with the public key alone: no server, no database."`
 }
 
 type receiptVerifyCmd struct {
@@ -44,7 +44,12 @@ func (r *receiptVerifyCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	text, err := keys.OpenText(audit.ErasureTitle, signed)
+	var text string
+	for _, title := range []string{audit.ErasureTitle, audit.ReplayTitle, audit.DrillTitle} {
+		if text, err = keys.OpenText(title, signed); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("%s is no certificate by this key: %w", r.File, err)
 	}

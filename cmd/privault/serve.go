@@ -37,7 +37,8 @@ func (s *serveCmd) Run(ctx context.Context) error {
 		c.Log, c.Metrics = log, metrics
 		var rules error
 		c.Alarms, rules = s.rules()
-		unread = errors.Join(rules, s.into(c))
+		unread = errors.Join(rules, s.Audit.into(c))
+		s.Ledger.into(c)
 	})
 	if err := errors.Join(err, unread); err != nil {
 		return err
@@ -156,6 +157,7 @@ func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) erro
 	g.Go(func() error { return s.askWitnesses(ctx) })
 	g.Go(func() error { return every(ctx, time.Minute, s.noteUses) })
 	g.Go(func() error { return every(ctx, watchEvery, s.watch) })
+	g.Go(func() error { return s.watchLedger(ctx) })
 	s.log.InfoContext(ctx, "serving", "listen", public.Addr().String(), "ops_listen", ops.Addr().String(), "tls", s.public.tls != nil)
 	if ready != nil {
 		g.Go(func() error { return ready(public.Addr(), ops.Addr()) })
@@ -182,6 +184,9 @@ func (l listener) open(ctx context.Context) (net.Listener, error) {
 
 // work works jobs until ctx ends, and then lets their batches finish.
 func (s *service) work(ctx context.Context) error {
+	if err := s.behindFence(ctx); err != nil {
+		return nil //nolint:nilerr // it stops before there was anything to work on
+	}
 	if err := s.vault.StartJobs(ctx); err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func (s *server) operations() caller { return caller{url: "http://" + s.ops} }
 // trial are settings that let a server run on the tests' Postgres, which has fsync off.
 func trial(databaseURL, kms string) []string {
 	return []string{"PRIVAULT_DATABASE_URL=" + databaseURL, "PRIVAULT_KMS=" + kms, "PRIVAULT_ALLOW_LOCAL_KMS=true",
-		"PRIVAULT_CLIENT_ADDRESS=direct", "PRIVAULT_INSECURE_HTTP=true", "PRIVAULT_AUDIT_KEY=" + auditKey(kms), "PRIVAULT_ALLOW_UNSAFE_DATABASE=true"}
+		"PRIVAULT_CLIENT_ADDRESS=direct", "PRIVAULT_INSECURE_HTTP=true", "PRIVAULT_AUDIT_KEY=" + auditKey(kms), "PRIVAULT_LEDGER=" + auditKey(kms) + ".ledger", "PRIVAULT_ALLOW_UNSAFE_DATABASE=true"}
 }
 
 // auditKey is the file of the audit log's key, beside that of a local KMS; it is made when it isn't there.
@@ -90,7 +90,7 @@ func TestServeSettings(t *testing.T) {
 	_, otherKey := writeCertificate(t, t.TempDir())
 	garbage := filepath.Join(t.TempDir(), "garbage.pem")
 	write(t, garbage, "not a certificate")
-	fit := []string{"--database-url", "postgres://vault:secret-word@/vault", "--kms", "local:///nowhere", "--allow-local-kms", "--client-address", "direct", "--insecure-http", "--audit-key", auditKey("local://" + filepath.Join(t.TempDir(), "kms"))}
+	fit := []string{"--database-url", "postgres://vault:secret-word@/vault", "--kms", "local:///nowhere", "--allow-local-kms", "--client-address", "direct", "--ledger", filepath.Join(t.TempDir(), "ledger"), "--insecure-http", "--audit-key", auditKey("local://" + filepath.Join(t.TempDir(), "kms"))}
 	issuers := filepath.Join(t.TempDir(), "issuers.json")
 	write(t, issuers, `{"issuers":[{"issuer":"http://login.example","algorithms":["HS256"],"tenant":{"name":"acme"}}],"certificates":[{"spiffe":"spiffe://x/*","tenant":"acme","roles":["developer"]}]}`)
 	with := func(args ...string) []string { return append(fit[:len(fit):len(fit)], args...) }
@@ -101,9 +101,9 @@ func TestServeSettings(t *testing.T) {
 		args   []string
 		faults []string
 	}{
-		{nil, []string{"--database-url (PRIVAULT_DATABASE_URL) is missing", "--kms (PRIVAULT_KMS) is missing", "--audit-key (PRIVAULT_AUDIT_KEY) is missing", "--client-address", "--insecure-http"}},
+		{nil, []string{"--database-url (PRIVAULT_DATABASE_URL) is missing", "--kms (PRIVAULT_KMS) is missing", "--audit-key (PRIVAULT_AUDIT_KEY) is missing", "--client-address", "--ledger (PRIVAULT_LEDGER) is missing", "--insecure-http"}},
 		{[]string{"--kms", "local:///nowhere", "--listen", "8443", "--ops-listen", "nope", "--tls-cert", cert, "--max-conns", "1", "--key-cache-ttl", "1ms",
-			"--database-url", "postgres://vault:secret-word@db.example/vault?sslmode=disable", "--keystore-url", "http://keys.example/"},
+			"--database-url", "postgres://vault:secret-word@db.example/vault?sslmode=disable", "--keystore-url", "http://keys.example/", "--allow-no-ledger"},
 			[]string{"--allow-local-kms", "--audit-key (PRIVAULT_AUDIT_KEY) is missing", "--listen is not host:port", "--ops-listen is not host:port", "--tls-cert and --tls-key go together",
 				"--max-conns is 2 to 1000", "--key-cache-ttl", "--database-url names another machine", "--keystore-url is not a postgres:// URL"}},
 		{with("--issuers", issuers), []string{"issuer must be an https:// URL", "audience is missing", "algorithms are RS256", "developer is for development"}},
@@ -117,6 +117,8 @@ func TestServeSettings(t *testing.T) {
 		{with("--keystore-url", "postgres://keys.example/?sslmode=disable"), []string{"--keystore-url names another machine"}},
 		{with("--keystore-url", "postgres:///keys?host=10.1.2.3&sslmode=disable"), []string{"--keystore-url names another machine"}},
 		{with("--tls-cert", cert, "--tls-key", key), []string{"--insecure-http and --tls-cert exclude each other"}},
+		{with("--allow-no-ledger"), []string{"--ledger and --allow-no-ledger exclude each other"}},
+		{with("--ledger", filepath.Join(t.TempDir(), "gone", "ledger")), []string{"--ledger: there is no folder"}},
 		{with("--audit-key", garbage), []string{"--audit-key"}},
 		{with("--audit-key", filepath.Join(t.TempDir(), "gone")), []string{"--audit-key"}},
 		{with("--audit-copy", filepath.Join(t.TempDir(), "gone", "copy")), []string{"--audit-copy"}},

@@ -150,6 +150,12 @@ const (
 	PackageTitle = "privault data package v1"
 )
 
+// The first lines of the reports of a replay and of a drill.
+const (
+	ReplayTitle = "privault restore report v1"
+	DrillTitle  = "privault restore drill v1"
+)
+
 // SignText signs a text of lines that isn't a checkpoint with every private key.
 func (k *Keys) SignText(text string) ([]byte, error) {
 	if !k.CanSign() {

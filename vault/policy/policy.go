@@ -62,6 +62,8 @@ const (
 	Work             Action = "job.work"       // likewise: a batch of a job, which was decided on when it was enqueued
 	InspectIndexes   Action = "index.inspect"  // likewise: what an index tells whoever reads the database
 
+	Replay Action = "restore.replay" // likewise: a line of the ledger is applied to a database that doesn't have it
+
 	// RaiseAlarm is by the service itself, when it notices something.
 	RaiseAlarm Action = "alarm.raise"
 
@@ -144,6 +146,7 @@ var actions = []struct {
 	{Sweep, onVault, machine},
 	{Work, onVault, machine},
 	{InspectIndexes, onVault, machine},
+	{Replay, onVault, machine},
 }
 
 // Actions are the names of all actions that a policy can grant.

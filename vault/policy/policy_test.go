@@ -63,7 +63,7 @@ index.inspect      .      .               .                      .              
 `
 
 // everyAction are the actions that a policy can grant, and those that none can.
-var everyAction = append(policy.Actions(), policy.CreateTenant, policy.Sweep, policy.Work, policy.InspectIndexes)
+var everyAction = append(policy.Actions(), policy.CreateTenant, policy.Sweep, policy.Work, policy.InspectIndexes, policy.Replay)
 
 func ask(action policy.Action, view policy.View, roles ...string) policy.Question {
 	return policy.Question{Principal: policy.Principal{ID: "prn_1", Roles: roles}, Action: action, View: view,

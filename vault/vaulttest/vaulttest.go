@@ -202,7 +202,7 @@ func New(t testing.TB, options ...Option) *Bench {
 	b := &Bench{KMS: kmstest.NewFaulty(kmstest.Local(t)), Log: &Log{}, t: t, offset: &atomic.Int64{}}
 	data := Database(t)
 	s := setup{config: vault.Config{DataURL: AppURL(data), KMS: b.KMS, MaxConns: 8, Now: b.Now, Log: b.Log.Logger(),
-		AuditKeys: AuditKeys(t), AuditCopy: filepath.Join(t.TempDir(), "checkpoint")}}
+		AuditKeys: AuditKeys(t), AuditCopy: filepath.Join(t.TempDir(), "checkpoint"), Ledger: filepath.Join(t.TempDir(), "ledger")}}
 	for _, o := range options {
 		o(&s)
 	}
@@ -305,19 +305,52 @@ func (b *Bench) Until(so func() bool) {
 	b.t.Fatal("what the test waits for doesn't come")
 }
 
-// Copy opens a vault with the same settings on a copy of the data database, which holds the keystore too.
+// Copy opens a vault with the same settings on a copy of the databases.
 func (b *Bench) Copy() *Bench {
 	b.t.Helper()
-	c := *b
-	source, err := url.Parse(b.OwnerURL)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	name := fmt.Sprintf("c%d", databases.Add(1))
+	c := b.On(b.Backup())
+	c.Vault = c.Replica()
+	return c
+}
+
+// Backup copies the databases as they are, and gives the names of the copies, which are one where the keystore is in the data database.
+// The vault is closed for it and opened again.
+func (b *Bench) Backup() (data, keys string) {
+	b.t.Helper()
 	b.Close() // a template has no other sessions
-	ExecURL(b.t, server.URL("postgres"), fmt.Sprintf("create database %s template %s", name, strings.TrimPrefix(source.Path, "/")))
-	c.OwnerURL, c.KeysURL, c.Config.DataURL = OwnerURL(name), OwnerURL(name), AppURL(name)
-	b.Vault, c.Vault = b.Replica(), c.Replica()
+	data = b.clone(b.OwnerURL)
+	if keys = data; b.KeysURL != b.OwnerURL {
+		keys = b.clone(b.KeysURL)
+	}
+	b.Vault = b.Replica()
+	return data, keys
+}
+
+func (b *Bench) clone(owner string) string {
+	b.t.Helper()
+	name := fmt.Sprintf("c%d", databases.Add(1))
+	ExecURL(b.t, server.URL("postgres"), fmt.Sprintf("create database %s template %s", name, DatabaseOf(b.t, owner)))
+	return name
+}
+
+// DatabaseOf is the name of the database in a URL.
+func DatabaseOf(t testing.TB, address string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimPrefix(u.Path, "/")
+}
+
+// On is the bench with other databases, as Backup names them. No vault is open on them.
+func (b *Bench) On(data, keys string) *Bench {
+	c := *b
+	c.Vault = nil
+	c.OwnerURL, c.KeysURL, c.Config.DataURL = OwnerURL(data), OwnerURL(keys), AppURL(data)
+	if c.Config.KeystoreURL != "" {
+		c.Config.KeystoreURL = AppURL(keys)
+	}
 	return &c
 }
 

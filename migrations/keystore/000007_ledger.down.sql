@@ -1,0 +1,2 @@
+drop table keystore.ledger_applied;
+drop table keystore.ledger;

@@ -1,0 +1,461 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// What the ledger's lines hold, and how they are applied again: to databases that were set back, and by a running server to finish
+// what somebody began who died.
+
+// lineErasure is an erasure, or one that a hold defers. Records are the ids of all that was the person's, 16 bytes each: the keystore
+// may come back without the data that would say which they are.
+type lineErasure struct {
+	ID             lineID        `json:"id"`
+	Digest         []byte        `json:"digest"`
+	Subjects       []lineID      `json:"subjects"`
+	Reason         string        `json:"reason"`
+	Requested      time.Time     `json:"requested_at"`
+	Erased         *time.Time    `json:"erased_at,omitempty"`
+	ShredEffective *time.Time    `json:"shred_effective_at,omitempty"`
+	Counts         ErasureCounts `json:"counts"`
+	Certificate    string        `json:"certificate,omitempty"`
+	Records        []byte        `json:"records,omitempty"`
+}
+
+// lineHold is a hold, or the release of one.
+type lineHold struct {
+	ID         lineID     `json:"id"`
+	Matter     string     `json:"matter,omitempty"`
+	Reason     string     `json:"reason,omitempty"`
+	Subject    *lineID    `json:"subject,omitempty"`
+	Digest     []byte     `json:"digest,omitempty"`
+	Collection *lineID    `json:"collection,omitempty"`
+	Record     *lineID    `json:"record,omitempty"`
+	Review     *time.Time `json:"review_at,omitempty"`
+	Expires    *time.Time `json:"expires_at,omitempty"`
+	At         time.Time  `json:"at"` // when it was placed, or released
+}
+
+// lineFact is what a person says about its data, from then on or no longer. That somebody consents is not in the ledger: who is
+// not sure asks again.
+type lineFact struct {
+	Event       lineID     `json:"event"` // of the person's history
+	Kind        string     `json:"kind"`
+	Subject     lineID     `json:"subject"`
+	Digest      []byte     `json:"digest"`
+	Purpose     string     `json:"purpose,omitempty"`
+	TextVersion string     `json:"text_version,omitempty"`
+	Reference   string     `json:"reference,omitempty"`
+	Allowed     []string   `json:"allowed,omitempty"`
+	At          time.Time  `json:"at"`
+	By          lineID     `json:"by"` // the principal
+	Informed    *time.Time `json:"informed_at,omitempty"`
+}
+
+func packIDs(ids []ID) []byte {
+	packed := make([]byte, 0, len(ids)*16)
+	for _, id := range ids {
+		packed = append(packed, id[:]...)
+	}
+	return packed
+}
+
+func unpackIDs(packed []byte) []ID {
+	ids := make([]ID, 0, len(packed)/16)
+	for id := range slices.Chunk(packed, 16) {
+		if len(id) == 16 {
+			ids = append(ids, ID(id))
+		}
+	}
+	return ids
+}
+
+func optionalInLine(id *ID) *lineID {
+	if id == nil {
+		return nil
+	}
+	return idInLine(*id)
+}
+
+// enterErasure tells the ledger of an erasure that is about to be committed.
+func (t *txn) enterErasure(w *erasable, id ID, e *Erasure) {
+	line := &ledgerLine{Kind: deferralLine, Erasure: &lineErasure{ID: *idInLine(id), Digest: w.digest, Subjects: []lineID{*idInLine(*w.subject)},
+		Reason: e.Reason, Requested: e.Requested, Counts: e.Counts}}
+	if e.State == ErasureErased {
+		line.Kind = erasureLine
+		line.Erasure.Erased, line.Erasure.ShredEffective, line.Erasure.Certificate = e.Erased, e.ShredEffective, e.Certificate
+		line.Erasure.Records = packIDs(w.records)
+	}
+	t.enter(line)
+}
+
+// enterHold tells it of a hold.
+func (t *txn) enterHold(ctx context.Context, id ID, h *Hold, to target) error {
+	line := &lineHold{ID: *idInLine(id), Matter: h.Matter, Reason: h.Reason, Subject: optionalInLine(to.subject), Collection: optionalInLine(to.collection),
+		Record: optionalInLine(to.record), Review: h.Review, Expires: h.Expires, At: t.now}
+	t.enter(&ledgerLine{Kind: holdLine, Hold: line})
+	if to.subject == nil {
+		return nil
+	}
+	var err error
+	line.Digest, err = t.digestOf(ctx, *to.subject)
+	return err
+}
+
+// enterFact tells it of what a person says.
+func (t *txn) enterFact(ctx context.Context, event, subject ID, kind string, begins bool, said *Said, informed *time.Time) error {
+	if kind == consentFact && begins {
+		return nil
+	}
+	line := &ledgerLine{Kind: factEndsLine, Fact: &lineFact{Event: *idInLine(event), Kind: kind, Subject: *idInLine(subject), Purpose: said.Purpose,
+		TextVersion: said.TextVersion, Reference: said.Reference, Allowed: said.Allowed, At: t.now, By: *idInLine(t.who.Principal), Informed: informed}}
+	if begins {
+		line.Kind = factLine
+	}
+	t.enter(line)
+	var err error
+	line.Fact.Digest, err = t.digestOf(ctx, subject)
+	return err
+}
+
+func (t *txn) digestOf(ctx context.Context, subject ID) (digest []byte, err error) {
+	err = t.data.QueryRow(ctx, `
+		select digest from privault.subjects where tenant_id = $1 and subject_id = $2 for update`, t.who.Tenant, subject).Scan(&digest)
+	return digest, err
+}
+
+// subject is whom a line is about; nil: nobody.
+func (l *ledgerLine) subject() *ID {
+	switch {
+	case l.Erasure != nil && len(l.Erasure.Subjects) > 0:
+		return (*ID)(&l.Erasure.Subjects[0])
+	case l.Hold != nil:
+		return (*ID)(l.Hold.Subject)
+	case l.Fact != nil:
+		return (*ID)(&l.Fact.Subject)
+	}
+	return nil
+}
+
+// noteLine puts what a line is about into the entry.
+func (t *txn) noteLine(l *ledgerLine) {
+	r := resource{Subject: formatOptional(subjectPrefix, l.subject())}
+	if l.Erasure != nil {
+		r.Erasure = formatID(erasurePrefix, ID(l.Erasure.ID))
+	}
+	if l.Hold != nil {
+		r.Hold = formatID(holdPrefix, ID(l.Hold.ID))
+	}
+	if l.Fact != nil {
+		r.Purpose = l.Fact.Purpose
+	}
+	t.entry.Resources = []resource{r}
+}
+
+// finishLine does what a line wanted whose transaction never committed. An erasure is decided anew: what is there now is erased,
+// unless a hold keeps it.
+func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error {
+	t.noteLine(line)
+	if line.Kind == holdLine {
+		if err := t.holdLock(ctx, alone); err != nil {
+			return err
+		}
+	}
+	var digest []byte
+	gone := false
+	if subject := line.subject(); subject != nil {
+		// First of all: whoever may still be at it has this lock.
+		var err error
+		digest, err = t.digestOf(ctx, *subject)
+		if gone = errors.Is(err, pgx.ErrNoRows); err != nil && !gone {
+			return err
+		}
+	}
+	mine, _, err := t.markApplied(ctx, line.Seq, true, line.Kind.inKeystore())
+	if err != nil || !mine || gone {
+		return err
+	}
+	if line.Erasure == nil {
+		return t.applyLine(ctx, line)
+	}
+	w, err := t.lockForErasure(ctx, digest)
+	if err != nil {
+		return err
+	}
+	return v.erase(ctx, t, w, &Erasure{ID: formatID(erasurePrefix, ID(line.Erasure.ID)), Reason: line.Erasure.Reason, Requested: line.Erasure.Requested, Counts: w.counts})
+}
+
+// applyLine does what a line says in the data database, where it may have been done in part.
+func (t *txn) applyLine(ctx context.Context, line *ledgerLine) error {
+	switch line.Kind {
+	case deferralLine:
+		return t.insertErasure(ctx, line.Erasure, ErasureDeferred)
+	case holdLine:
+		h := line.Hold
+		if err := t.restoreSubject(ctx, h.Subject, h.Digest, h.At); err != nil {
+			return err
+		}
+		_, err := t.data.Exec(ctx, `
+			insert into privault.holds (tenant_id, hold_id, matter, reason, subject_id, collection_id, record_id, created_at, review_at, expires_at)
+			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`,
+			t.who.Tenant, ID(h.ID), h.Matter, h.Reason, (*ID)(h.Subject), (*ID)(h.Collection), (*ID)(h.Record), h.At, h.Review, h.Expires)
+		return err
+	case releaseLine:
+		_, err := t.data.Exec(ctx, releaseHold, t.who.Tenant, ID(line.Hold.ID), line.Hold.At)
+		if err == nil {
+			_, err = t.enqueue(ctx, deferredJob, struct{}{})
+		}
+		return err
+	case factLine, factEndsLine:
+		return t.applyFact(ctx, line.Fact, line.Kind == factLine)
+	default:
+		return fmt.Errorf("the ledger has a line of kind %q, which this version doesn't know", line.Kind)
+	}
+}
+
+func (t *txn) applyFact(ctx context.Context, f *lineFact, begins bool) error {
+	if err := t.restoreSubject(ctx, &f.Subject, f.Digest, f.At); err != nil {
+		return err
+	}
+	said := Said{Purpose: f.Purpose, TextVersion: f.TextVersion, Reference: f.Reference, Allowed: f.Allowed, Since: f.At}
+	if said.Allowed == nil {
+		said.Allowed = []string{}
+	}
+	var err error
+	if begins {
+		err = t.writeFact(ctx, ID(f.Subject), f.Kind, &said)
+	} else {
+		_, err = t.data.Exec(ctx, deleteFact+` and since <= $5`, t.who.Tenant, ID(f.Subject), f.Kind, f.Purpose, f.At)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = t.data.Exec(ctx, insertHistory+` on conflict do nothing`, t.who.Tenant, ID(f.Subject), ID(f.Event), f.At, ID(f.By), f.Kind,
+		f.Purpose, begins, f.TextVersion, f.Reference, said.Allowed, f.Informed)
+	return err
+}
+
+// restoreSubject makes a person known who was introduced after the backup, under the id that later lines go by.
+func (t *txn) restoreSubject(ctx context.Context, subject *lineID, digest []byte, at time.Time) error {
+	if subject == nil {
+		return nil
+	}
+	_, err := t.data.Exec(ctx, `
+		insert into privault.subjects (tenant_id, digest, subject_id, created_at) values ($1, $2, $3, $4) on conflict do nothing`,
+		t.who.Tenant, digest, ID(*subject), at)
+	return err
+}
+
+func (t *txn) insertErasure(ctx context.Context, e *lineErasure, state string) error {
+	counts, err := json.Marshal(e.Counts)
+	if err != nil {
+		return err
+	}
+	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, ID(e.ID), e.Digest, e.Reason, state, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate)
+	return err
+}
+
+// replayErasure erases once more whom a restored database has brought back. It asks no hold: none kept the person when it was done.
+func (t *txn) replayErasure(ctx context.Context, e *lineErasure, inData, inKeys bool) error {
+	subjects := make([]ID, len(e.Subjects))
+	for i := range e.Subjects {
+		subjects[i] = ID(e.Subjects[i])
+	}
+	records := unpackIDs(e.Records)
+	var id ID
+	err := each(ctx, t.data, []any{&id}, func() error {
+		records = append(records, id)
+		return nil
+	}, `select record_id from privault.records where tenant_id = $1 and subject_id = any($2)`, t.who.Tenant, subjects)
+	if err != nil {
+		return err
+	}
+	if inKeys {
+		if _, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, records); err != nil {
+			return err
+		}
+	}
+	if !inData {
+		return nil
+	}
+	if _, _, err := t.unbindRecords(ctx, records); err != nil {
+		return err
+	}
+	_, err = t.data.Exec(ctx, `
+		insert into privault.erasing (tenant_id, subject_id, erasure_id) select $1, unnest($2::uuid[]), $3 on conflict do nothing`, t.who.Tenant, subjects, ID(e.ID))
+	if err != nil {
+		return err
+	}
+	if _, err := t.data.Exec(ctx, `delete from privault.subjects where tenant_id = $1 and subject_id = any($2)`, t.who.Tenant, subjects); err != nil {
+		return err
+	}
+	if err := t.insertErasure(ctx, e, ErasureErased); err != nil {
+		return err
+	}
+	_, err = t.enqueue(ctx, purgeJob, purgeParams{formatID(erasurePrefix, ID(e.ID))})
+	return err
+}
+
+// Replay says what a replay of the ledger has done.
+type Replay struct {
+	Deployment   string
+	Ledger       string
+	Last         int64  // the ledger's last line
+	Hash         string // its SHA-256, hexadecimal
+	Data, Keys   int64  // how far the databases had it
+	Lines        int    // that were applied
+	Erasures     int    // of these
+	Deferrals    int
+	Holds        int
+	Releases     int
+	Facts        int // restrictions, objections and consents, said or taken back
+	Strange      int // of tenants that the database doesn't have
+	Unfinished   int // lines that were never committed: the server finishes them when it starts
+	ReplayedData int // of Lines, in the data database
+	ReplayedKeys int // and in the keystore
+}
+
+// ReplayLock is the advisory lock of the one replay.
+const ReplayLock int64 = 0x70726976_72657374
+
+// ReplayLedger applies to databases that were set back what the ledger says was committed. It may be run again, and goes on where
+// it was. The vault is one that was opened for Restoring.
+func (v *Vault) ReplayLedger(ctx context.Context, progress func(done, total int)) (r Replay, err error) {
+	if v.ledger == nil {
+		return r, errors.New("there is no ledger to replay")
+	}
+	ran := false
+	err = v.store.data.alone(ctx, ReplayLock, func(*pgxpool.Conn) error {
+		ran = true
+		r, err = v.replayAll(ctx, progress)
+		return err
+	})
+	if err == nil && !ran {
+		err = &Error{Kind: Conflict, Detail: "another replay is at work on this database"}
+	}
+	return r, err
+}
+
+func (v *Vault) replayAll(ctx context.Context, progress func(done, total int)) (r Replay, err error) {
+	k, all, todo, err := v.behind(ctx)
+	if err != nil {
+		return r, err
+	}
+	l := v.ledger
+	l.mu.Lock()
+	r = Replay{Deployment: lineID(v.deployment).String(), Ledger: l.header.Ledger.String(), Last: k.last, Hash: fmt.Sprintf("%x", l.tip), Data: all[0].seq, Keys: all[1].seq}
+	l.mu.Unlock()
+	tenants, err := v.Tenants(ctx)
+	if err != nil {
+		return r, err
+	}
+	var late []string // the others are not written to
+	for _, a := range all {
+		if len(k.missing(a)) > 0 {
+			late = append(late, a.schema)
+			if err := v.writeApplied(ctx, a.schema, l.header.Seq); err != nil {
+				return r, err
+			}
+		}
+	}
+	for i, seq := range todo {
+		p := k.pending[seq]
+		inData, inKeys := !all[0].has(seq), p.kind.inKeystore() && !all[1].has(seq)
+		if !slices.Contains(tenants, p.tenant) {
+			r.Strange++
+		}
+		err := v.reapply(ctx, seq, p, func(ctx context.Context, t *txn, line *ledgerLine) error {
+			t.noteLine(line)
+			data, keys, err := t.markApplied(ctx, seq, inData, inKeys)
+			switch {
+			case err != nil || !data && !keys || !slices.Contains(tenants, p.tenant):
+				return err
+			case line.Kind == erasureLine:
+				return t.replayErasure(ctx, line.Erasure, data, keys)
+			}
+			return t.applyLine(ctx, line)
+		})
+		if err != nil {
+			return r, fmt.Errorf("line %d of the ledger: %w", seq, err)
+		}
+		r.count(p.kind, inData, inKeys)
+		progress(i+1, len(todo))
+	}
+	for _, p := range k.pending {
+		if !p.done {
+			r.Unfinished++
+		}
+	}
+	if all, err = v.appliedIn(ctx); err != nil {
+		return r, err
+	}
+	if err := v.settle(ctx, k, all, late...); err != nil {
+		return r, err
+	}
+	return r, v.sweepOrphans(ctx)
+}
+
+// behind says which lines the databases lack, in their order.
+func (v *Vault) behind(ctx context.Context) (k *knowledge, all []*applied, todo []int64, err error) {
+	if err := v.ledger.refresh(); err != nil {
+		return nil, nil, nil, err
+	}
+	k = v.ledger.knows()
+	if all, err = v.appliedIn(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	for _, a := range all {
+		v.ledger.normalise(a)
+		todo = append(todo, k.missing(a)...)
+	}
+	slices.Sort(todo)
+	return k, all, slices.Compact(todo), nil
+}
+
+func (r *Replay) count(kind lineKind, inData, inKeys bool) {
+	r.Lines++
+	if inData {
+		r.ReplayedData++
+	}
+	if inKeys {
+		r.ReplayedKeys++
+	}
+	switch kind {
+	case erasureLine:
+		r.Erasures++
+	case deferralLine:
+		r.Deferrals++
+	case holdLine:
+		r.Holds++
+	case releaseLine:
+		r.Releases++
+	case factLine, factEndsLine:
+		r.Facts++
+	}
+}
+
+// Report is the replay as lines of "name: value".
+func (r *Replay) Report(title string, at time.Time, more ...[2]string) string {
+	var b bytes.Buffer
+	b.WriteString(title + "\n")
+	for _, line := range append([][2]string{
+		{"deployment", r.Deployment}, {"at", at.UTC().Format(time.RFC3339)},
+		{"ledger", r.Ledger}, {"ledger-lines", fmt.Sprint(r.Last)}, {"ledger-tip", r.Hash},
+		{"data-applied-before", fmt.Sprint(r.Data)}, {"keystore-applied-before", fmt.Sprint(r.Keys)},
+		{"lines-replayed", fmt.Sprint(r.Lines)}, {"of-them-in-data", fmt.Sprint(r.ReplayedData)}, {"of-them-in-keystore", fmt.Sprint(r.ReplayedKeys)},
+		{"erasures", fmt.Sprint(r.Erasures)}, {"deferred-erasures", fmt.Sprint(r.Deferrals)}, {"holds", fmt.Sprint(r.Holds)}, {"released-holds", fmt.Sprint(r.Releases)},
+		{"restrictions-objections-consents", fmt.Sprint(r.Facts)}, {"of-unknown-tenants", fmt.Sprint(r.Strange)}, {"left-for-the-server-to-finish", fmt.Sprint(r.Unfinished)},
+	}, more...) {
+		b.WriteString(line[0] + ": " + line[1] + "\n")
+	}
+	return b.String()
+}
