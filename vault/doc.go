@@ -35,6 +35,7 @@
 //	who may what  tenant principal credential outsider; policies purpose law explain
 //	people        subject hold erasure; consent fact (what they said, as the policy sees it)
 //	requests      request step (the states) fulfil (what is done) clock overdue (the dates) denial
+//	backups       ledger (what a restored database is told again) fence (that it was) replay drill
 //	evidence      log sequencer safekeeping (the Merkle log); evidence disclosure (reading it)
 //	beside        jobs idempotency cursor id metrics
 package vault
