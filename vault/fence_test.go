@@ -334,51 +334,53 @@ func TestALedgerThatDoesNotFit(t *testing.T) {
 		"another deployment's":  {stranger, "another deployment", false},
 		"another one":           {file(t, vaulttest.New(t).Config.Ledger), "another one", true},
 	} {
-		t.Run(what, func(t *testing.T) {
-			config := h.Config
-			config.Ledger = t.TempDir() + "/ledger"
-			if c.content != "" {
-				writeFile(t, config.Ledger, c.content)
-			}
-			open := func() (*vault.Vault, error) { return vault.Open(t.Context(), config) }
-			if _, err := open(); err == nil || !strings.Contains(err.Error(), c.said) {
-				t.Fatalf("the start: %v, want %q", err, c.said)
-			}
-			config.LostLedger = true
-			v, err := open()
-			if !c.lost {
-				if err == nil {
-					v.Close()
-					t.Fatal("it was gone on with")
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal("with the ledger lost: ", err)
-			}
-			defer v.Close()
-			if err := v.Fenced(); err != nil {
-				t.Errorf("the fence is up: %v", err)
-			}
-			if _, err := v.PlaceHold(t.Context(), h.who, vault.Hold{Matter: "case-3", Subject: "p-2"}); err != nil {
-				t.Errorf("it does not go on: %v", err)
-			}
-			if first, _, _ := strings.Cut(file(t, config.Ledger), "\n"); !strings.Contains(first, `"after":{"ledger"`) {
-				t.Errorf("the new ledger begins with %s", first)
-			}
+		h.tryLedger(t, what, c.content, c.said, c.lost)
+	}
+}
+
+// tryLedger opens the vault with a ledger of this content, which must end the start; if it counts as lost, it is gone on without.
+func (h *household) tryLedger(t *testing.T, what, content, said string, lost bool) {
+	t.Helper()
+	config := h.Config
+	config.Ledger = t.TempDir() + "/ledger"
+	if content != "" {
+		writeFile(t, config.Ledger, content)
+	}
+	open := func() (*vault.Vault, error) { return vault.Open(t.Context(), config) }
+	if _, err := open(); err == nil || !strings.Contains(err.Error(), said) {
+		t.Fatalf("%s: the start: %v, want %q", what, err, said)
+	}
+	config.LostLedger = true
+	v, err := open()
+	if !lost {
+		if err == nil {
 			v.Close()
-			// From here on the database knows the new one, and not the old.
-			config.Ledger, config.LostLedger = h.Config.Ledger, false
-			if _, err := open(); err == nil || !strings.Contains(err.Error(), "another one") {
-				t.Errorf("with the old ledger: %v", err)
-			}
-			h.Exec(`delete from privault.ledger; delete from privault.ledger_applied; delete from keystore.ledger; delete from keystore.ledger_applied`)
-			config = h.Config // as it was, for the next
-			r := replay(t, h.Bench)
-			if r.Lines == 0 {
-				t.Error("a database without a ledger is not behind one")
-			}
-		})
+			t.Errorf("%s: it was gone on with", what)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatalf("%s: with the ledger lost: %v", what, err)
+	}
+	defer v.Close()
+	if err := v.Fenced(); err != nil {
+		t.Errorf("%s: the fence is up: %v", what, err)
+	}
+	if _, err := v.PlaceHold(t.Context(), h.who, vault.Hold{Matter: "case-3", Subject: "p-2"}); err != nil {
+		t.Errorf("%s: it does not go on: %v", what, err)
+	}
+	if first, _, _ := strings.Cut(file(t, config.Ledger), "\n"); !strings.Contains(first, `"after":{"ledger"`) {
+		t.Errorf("%s: the new ledger begins with %s", what, first)
+	}
+	// From here on the database knows the new one, and not the old.
+	config.Ledger, config.LostLedger = h.Config.Ledger, false
+	if _, err := open(); err == nil || !strings.Contains(err.Error(), "another one") {
+		t.Errorf("%s: with the old ledger: %v", what, err)
+	}
+	// A database that knows none is behind it. For the next it is as it was.
+	h.Exec(`delete from privault.ledger; delete from privault.ledger_applied; delete from keystore.ledger; delete from keystore.ledger_applied`)
+	if r := replay(t, h.Bench); r.Lines == 0 {
+		t.Errorf("%s: a database without a ledger is not behind one", what)
 	}
 }
 

@@ -99,8 +99,6 @@ type ledgerLine struct {
 	Erasure    *lineErasure `json:"erasure,omitempty"`
 	Hold       *lineHold    `json:"hold,omitempty"`
 	Fact       *lineFact    `json:"fact,omitempty"`
-
-	raw []byte
 }
 
 // lineID is an id as the database shows it.

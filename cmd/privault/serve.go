@@ -185,7 +185,7 @@ func (l listener) open(ctx context.Context) (net.Listener, error) {
 // work works jobs until ctx ends, and then lets their batches finish.
 func (s *service) work(ctx context.Context) error {
 	if err := s.behindFence(ctx); err != nil {
-		return nil //nolint:nilerr // it stops before there was anything to work on
+		return nil // it stops before there was anything to work on
 	}
 	if err := s.vault.StartJobs(ctx); err != nil {
 		return err
