@@ -26,6 +26,7 @@ type Config struct {
 	Access    `embed:""`
 	Limits    `embed:""`
 	Alarms    `embed:""`
+	Clocks    `embed:""`
 
 	Listen       string `env:"PRIVAULT_LISTEN" default:"0.0.0.0:8443" help:"Address of the public listener."`
 	OpsListen    string `env:"PRIVAULT_OPS_LISTEN" default:"127.0.0.1:9200" help:"Address of the operators' listener: /healthz, /readyz, /metrics."`
@@ -97,6 +98,7 @@ func (c *Config) faults() []string {
 	c.Access.check(bad, c.Listen, c.TLSCert != "")
 	c.Limits.check(bad)
 	c.Alarms.check(bad)
+	c.Clocks.check(bad)
 	c.noLocal = !c.AllowLocalKMS
 	if c.KMSKeys != "" {
 		if all, err := readKMSKeys(c.KMSKeys); err == nil {

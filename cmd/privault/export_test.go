@@ -251,14 +251,13 @@ func TestExportGoesOnAfterTheServerWasKilled(t *testing.T) {
 
 var shellBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
 
-// The commands of docs/migrate.md, as they stand.
-func TestTheMigrationPageWorks(t *testing.T) {
-	t.Parallel()
-	page, err := os.ReadFile("../../docs/migrate.md")
+// runPage runs the commands of a document, as they stand, and gives what each block of them said.
+func (i *importer) runPage(t *testing.T, name string) (said []string) {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("../../docs", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := newImporter(t, "unused", map[string]string{"note": "text"})
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -269,9 +268,7 @@ func TestTheMigrationPageWorks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	blocks := shellBlock.FindAllStringSubmatch(string(page), -1)
-	var said []string
-	for _, block := range blocks {
+	for _, block := range shellBlock.FindAllStringSubmatch(string(page), -1) {
 		run := exec.CommandContext(t.Context(), "sh", "-e", "-c", block[1])
 		run.Dir = i.folder
 		run.Env = append(environment(i.settings()), "PATH="+bin+":"+os.Getenv("PATH"))
@@ -281,8 +278,16 @@ func TestTheMigrationPageWorks(t *testing.T) {
 		}
 		said = append(said, string(out))
 	}
-	if len(blocks) != 6 || !strings.Contains(said[2], ",tok_7Jx1,") || !strings.Contains(said[3], `"value":"4111111111111111"`) || !strings.Contains(said[3], `"card":"tok_9Kq2"`) {
-		t.Errorf("%d blocks said %q", len(blocks), said)
+	return said
+}
+
+// The commands of docs/migrate.md, as they stand.
+func TestTheMigrationPageWorks(t *testing.T) {
+	t.Parallel()
+	i := newImporter(t, "unused", map[string]string{"note": "text"})
+	said := i.runPage(t, "migrate.md")
+	if len(said) != 6 || !strings.Contains(said[2], ",tok_7Jx1,") || !strings.Contains(said[3], `"value":"4111111111111111"`) || !strings.Contains(said[3], `"card":"tok_9Kq2"`) {
+		t.Errorf("%d blocks said %q", len(said), said)
 	}
 	was, is := i.lines(t, "cards-all.ndjson"), i.lines(t, "again.ndjson")
 	if diff := cmp.Diff(was[""].Fields, is[""].Fields); diff != "" || len(was[""].Fields) != 3 || was[""].Tokens["card"] != is[""].Tokens["card"] {

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	_ "time/tzdata" // time zones where the machine has none
 
 	"github.com/alecthomas/kong"
 )
@@ -21,20 +22,21 @@ const (
 )
 
 type cli struct {
-	Dev     devCmd     `cmd:"" help:"Run a development server: its own Postgres, a local KMS, a sample, an API key that may do everything."`
-	Serve   serveCmd   `cmd:"" help:"Run the production server."`
-	Migrate migrateCmd `cmd:"" help:"Apply the database schema, or show how far it is."`
-	Tenant  tenantCmd  `cmd:"" help:"Make tenants."`
-	Keys    keysCmd    `cmd:"" help:"Tenants' keys, and the key-encryption keys that wrap them."`
-	Audit   auditCmd   `cmd:"" help:"Keys and checks of the audit log."`
-	Policy  policyCmd  `cmd:"" help:"Try policies before they are in force."`
-	Receipt receiptCmd `cmd:"" help:"Verify certificates and data packages."`
-	Import  importCmd  `cmd:"" help:"Store a CSV or NDJSON file's records and write their tokens to a file."`
-	Export  exportCmd  `cmd:"" help:"Write a collection's records and tokens to a CSV or NDJSON file."`
-	Restore restoreCmd `cmd:"" help:"After a backup was restored: bring it up to date with the ledger, and try it out beforehand."`
-	Doctor  doctorCmd  `cmd:"" help:"Examine a deployment: databases, clocks, log, jobs, and what its indexes tell whoever reads them."`
-	Bench   benchCmd   `cmd:"" help:"Measure tokenize and detokenize beside bare Postgres."`
-	Version versionCmd `cmd:"" help:"Show the version."`
+	Dev      devCmd      `cmd:"" help:"Run a development server: its own Postgres, a local KMS, a sample, an API key that may do everything."`
+	Serve    serveCmd    `cmd:"" help:"Run the production server."`
+	Migrate  migrateCmd  `cmd:"" help:"Apply the database schema, or show how far it is."`
+	Tenant   tenantCmd   `cmd:"" help:"Make tenants."`
+	Keys     keysCmd     `cmd:"" help:"Tenants' keys, and the key-encryption keys that wrap them."`
+	Audit    auditCmd    `cmd:"" help:"Keys and checks of the audit log."`
+	Policy   policyCmd   `cmd:"" help:"Try policies before they are in force."`
+	Requests requestsCmd `cmd:"" help:"Requests of persons, and until when they must be answered."`
+	Receipt  receiptCmd  `cmd:"" help:"Verify certificates and data packages."`
+	Import   importCmd   `cmd:"" help:"Store a CSV or NDJSON file's records and write their tokens to a file."`
+	Export   exportCmd   `cmd:"" help:"Write a collection's records and tokens to a CSV or NDJSON file."`
+	Restore  restoreCmd  `cmd:"" help:"After a backup was restored: bring it up to date with the ledger, and try it out beforehand."`
+	Doctor   doctorCmd   `cmd:"" help:"Examine a deployment: databases, clocks, log, jobs, and what its indexes tell whoever reads them."`
+	Bench    benchCmd    `cmd:"" help:"Measure tokenize and detokenize beside bare Postgres."`
+	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
 func main() {

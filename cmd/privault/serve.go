@@ -35,9 +35,10 @@ func (s *serveCmd) Run(ctx context.Context) error {
 	var unread error
 	v, err := openVault(ctx, s.Database, s.Keys, func(c *vault.Config) {
 		c.Log, c.Metrics = log, metrics
-		var rules error
+		var rules, clocks error
 		c.Alarms, rules = s.rules()
-		unread = errors.Join(rules, s.Audit.into(c))
+		c.Clocks, clocks = s.clocks()
+		unread = errors.Join(rules, clocks, s.Audit.into(c))
 		s.Ledger.into(c)
 	})
 	if err := errors.Join(err, unread); err != nil {
