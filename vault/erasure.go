@@ -234,7 +234,7 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 		delete from privault.subjects where tenant_id = $1 and subject_id = $2`, t.who.Tenant, w.subject); err != nil {
 		return err
 	}
-	if err := t.forgetRequests(ctx, w.digest, id); err != nil {
+	if err := t.forgetRequests(ctx, [][]byte{w.digest}, id, t.now); err != nil {
 		return err
 	}
 	effective := t.now.Add(v.keystoreBackups)

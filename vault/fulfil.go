@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -97,12 +98,12 @@ func (s *stepping) eraseAsAsked() error {
 	return s.comply(OutcomeComplied)
 }
 
-// forgetRequests is a part of the moment of erasure: what any request says of the person goes with its key, and requests
-// that waited for this erasure are done. Their digests stay, as that of the erasure does.
-func (t *txn) forgetRequests(ctx context.Context, digest []byte, erasure ID) error {
+// forgetRequests is a part of the moment of erasure, which is at: what requests said of the person until then goes with their
+// keys, and those that waited for this erasure are done. Their digests stay, as that of the erasure does.
+func (t *txn) forgetRequests(ctx context.Context, digests [][]byte, erasure ID, at time.Time) error {
 	rows, err := t.data.Query(ctx, `
 		update privault.requests set sealed = null, proposal = null
-		where tenant_id = $1 and digest = $2 and sealed is not null returning request_id`, t.who.Tenant, digest)
+		where tenant_id = $1 and digest = any($2) and opened_at <= $3 returning request_id`, t.who.Tenant, digests, at)
 	if err != nil {
 		return err
 	}
@@ -110,13 +111,12 @@ func (t *txn) forgetRequests(ctx context.Context, digest []byte, erasure ID) err
 	if err != nil {
 		return err
 	}
-	if _, err := t.keys.Exec(ctx, `
-		delete from keystore.data_keys where tenant_id = $1 and record_id = any($2)`, t.who.Tenant, ids); err != nil {
+	if _, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, ids); err != nil {
 		return err
 	}
 	rows, err = t.data.Query(ctx, `
 		update privault.requests set state = 'completed', outcome = 'complied', closed_at = $3, version = version + 1
-		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' returning request_id`, t.who.Tenant, erasure, t.now)
+		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' returning request_id`, t.who.Tenant, erasure, at)
 	if err != nil {
 		return err
 	}

@@ -284,6 +284,15 @@ func (t *txn) replayErasure(ctx context.Context, e *lineErasure, inData, inKeys 
 			return err
 		}
 	}
+	digests := [][]byte{e.Digest} // and that of a backup, which may be under an older key
+	err = eachBytes(ctx, t.data, func(digest []byte) { digests = append(digests, slices.Clone(digest)) }, `
+		select digest from privault.subjects where tenant_id = $1 and subject_id = any($2)`, t.who.Tenant, subjects)
+	if err != nil {
+		return err
+	}
+	if err := t.forgetRequests(ctx, digests, ID(e.ID), *e.Erased); err != nil {
+		return err
+	}
 	if !inData {
 		return nil
 	}

@@ -352,6 +352,44 @@ func TestARaceForARequestIsDecidedOnce(t *testing.T) {
 	}
 }
 
+// A restored backup doesn't bring back whom a request named: the replay takes that away again, and the request goes on.
+func TestARestoredRequestDoesNotNameTheErased(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string][]vaulttest.Option{"one database": nil, "keystore apart": {vaulttest.Apart}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHousehold(t, options...)
+			r, other := h.ask(t, of(deadline.Erasure, "p-1")), h.ask(t, of(deadline.Access, "p-1"))
+			h.step(t, h.ask(t, of(deadline.Restriction, "p-2")).ID, verified)
+			data, keys := h.Backup()
+			done := h.step(t, r.ID, verified)
+			restricted := h.step(t, h.ask(t, of(deadline.Restriction, "p-2")).ID, verified)
+			if err := h.WatchLedger(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			h.Close()
+			back := h.On(data, keys)
+			replay(t, back)
+			back.Vault = back.Replica()
+			for _, id := range []string{r.ID, other.ID} {
+				got, err := back.GetRequest(t.Context(), h.who, id)
+				if err != nil || got.Terms.Subject != "" || got.State != vault.RequestReceived {
+					t.Errorf("%s names %q and is %s, %v", id, got.Terms.Subject, got.State, err)
+				}
+			}
+			if n := back.Count(`select count(*) from privault.requests where sealed is not null`); n != 1 {
+				t.Errorf("%d requests have something sealed, want that of the other person", n)
+			}
+			if again, err := back.TakeStep(t.Context(), h.who, r.ID, verified); err != nil || again.Certificate != done.Certificate || again.State != vault.RequestCompleted {
+				t.Errorf("taken up again: %+v, %v", again, err)
+			}
+			if said, err := back.GetRestriction(t.Context(), h.who, "p-2"); err != nil || said.Reference != restricted.ID {
+				t.Errorf("the restriction by a request that the backup doesn't have: %+v, %v", said, err)
+			}
+		})
+	}
+}
+
 // addRequests gives a scene requests, one of them long overdue.
 func (s *scene) addRequests(t *testing.T) {
 	t.Helper()
