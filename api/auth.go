@@ -42,16 +42,16 @@ func (s *Server) protect(next echo.HandlerFunc) echo.HandlerFunc {
 			return malformed("send a Host header")
 		case !s.host(r):
 			return &vault.Error{Kind: misdirected}
-		case !acceptsJSON(r.Header.Values("Accept")) && !servesText(c.Path()):
+		case !acceptsJSON(r.Header.Values("Accept")) && !servesOthers(c.Path()):
 			return &vault.Error{Kind: notAcceptable}
 		}
 		return next(c)
 	}
 }
 
-// servesText says whether a route has answers that aren't JSON.
-func servesText(path string) bool {
-	return strings.HasPrefix(path, "/audit/") || strings.HasPrefix(path, "/v1/certificates/")
+// servesOthers says whether a route has answers that aren't JSON.
+func servesOthers(path string) bool {
+	return strings.HasPrefix(path, "/audit/") || strings.HasPrefix(path, "/v1/certificates/") || strings.HasSuffix(path, "/package")
 }
 
 // acceptsJSON reads Accept leniently: no header, or any range that covers what we serve.

@@ -40,7 +40,7 @@ var contract = sync.OnceValue(func() *document {
 	var errs []error
 	d.validator, errs = validator.NewValidator(source, config.WithFormatAssertions(), config.WithRejectUnsupportedBodyContent(),
 		config.WithRejectUndeclaredRequestBody(), config.WithBodyDecoder("application/yaml", content.TextDecoder()),
-		config.WithBodyDecoder("text/plain", content.TextDecoder()), config.WithBodyDecoder("application/octet-stream", content.TextDecoder()),
+		config.WithBodyDecoder("application/zip", content.TextDecoder()), config.WithBodyDecoder("text/plain", content.TextDecoder()), config.WithBodyDecoder("application/octet-stream", content.TextDecoder()),
 		// An NDJSON body is checked line by line, each against the schema of a line.
 		config.WithBodyDecoder("application/x-ndjson", content.JSONDecoder()))
 	if len(errs) > 0 {

@@ -29,7 +29,7 @@ var errLineTooLong = errors.New("line too long")
 
 // streams says whether a request may take as long as it likes.
 func streams(c echo.Context) bool {
-	return strings.HasSuffix(c.Path(), "/import") || strings.HasSuffix(c.Path(), "/export")
+	return strings.HasSuffix(c.Path(), "/import") || strings.HasSuffix(c.Path(), "/export") || strings.HasSuffix(c.Path(), "/package")
 }
 
 // importRecords streams both ways: a record a line in, its outcome a line out, in order. A line that fails leaves the

@@ -49,6 +49,7 @@ var everyRoute = []routeLine{
 	{route: "POST /v1/requests", action: policy.RunRequests, body: `{"type":"access","regime":"nothing","subject":"cust-3"}`},
 	{route: "GET /v1/requests/metrics", action: policy.ReadRequests, query: "?regime=ccpa&year=2026"},
 	{route: "GET /v1/requests/:request", action: policy.ReadRequests},
+	{route: "GET /v1/requests/:request/package", action: policy.ReadPackage},
 	{route: "POST /v1/requests/:request/acknowledge", action: policy.RunRequests, body: `{}`},
 	{route: "POST /v1/requests/:request/verify", action: policy.RunRequests, body: `{"outcome":"asked"}`},
 	{route: "POST /v1/requests/:request/approve", action: policy.RunRequests, body: `{}`},
@@ -319,7 +320,10 @@ func (w *world) expected(set *policy.Set, q policy.Question, row routeLine, c ce
 		if row.action == policy.Decode {
 			q.View = policy.Plain
 		}
-	case row.action == policy.DeleteRecord: // a record is deleted whole
+	case row.action == policy.DeleteRecord, row.action == policy.ReadPackage: // a record is deleted whole, a person gets all of it
+		if row.action == policy.ReadPackage {
+			q.View = policy.Plain
+		}
 		for _, f := range matrixFields {
 			q.Resource = policy.Resource{Collection: "people", Field: f.name, Classification: f.classification}
 			if !set.Decide(q).Allowed {

@@ -24,6 +24,7 @@ const (
 	problemKey   = "problem"
 	callerKey    = "caller"
 	limitedKey   = "limited"
+	cutOffKey    = "cut_off" // the answer had begun and can't be finished
 )
 
 // unmatched is the route label of requests that no route takes.
@@ -56,6 +57,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		s.metrics.observe(c, time.Since(start))
 		s.logRequest(c, id, time.Since(start))
+		if c.Get(cutOffKey) != nil {
+			panic(http.ErrAbortHandler) // the connection breaks, as net/http means it
+		}
 		return nil
 	}
 }

@@ -127,6 +127,7 @@ func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 	v1.POST("/requests", s.openRequest)
 	v1.GET("/requests/metrics", s.getRequestMetrics)
 	v1.GET("/requests/:request", s.getRequest)
+	v1.GET("/requests/:request/package", s.getPackage)
 	s.requestSteps(v1)
 	v1.GET("/policies", s.listPolicies)
 	v1.POST("/policies/explain", s.explainPolicy)

@@ -698,6 +698,20 @@ CREATE TABLE privault.ledger_applied (
 
 ALTER TABLE ONLY privault.ledger_applied FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.packages (
+    tenant_id uuid NOT NULL,
+    request_id uuid NOT NULL,
+    claim uuid,
+    leased_until timestamp with time zone,
+    attempts integer NOT NULL,
+    delivered_at timestamp with time zone,
+    CONSTRAINT packages_attempts_check CHECK ((attempts > 0)),
+    CONSTRAINT packages_check CHECK (((claim IS NULL) = (leased_until IS NULL))),
+    CONSTRAINT packages_check1 CHECK (((delivered_at IS NULL) OR (claim IS NULL)))
+);
+
+ALTER TABLE ONLY privault.packages FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.policies (
     tenant_id uuid NOT NULL,
     name text NOT NULL,
@@ -1098,6 +1112,9 @@ ALTER TABLE ONLY privault.ledger_applied
 ALTER TABLE ONLY privault.ledger
     ADD CONSTRAINT ledger_pkey PRIMARY KEY (one);
 
+ALTER TABLE ONLY privault.packages
+    ADD CONSTRAINT packages_pkey PRIMARY KEY (tenant_id, request_id);
+
 ALTER TABLE ONLY privault.policies
     ADD CONSTRAINT policies_pkey PRIMARY KEY (tenant_id, name, version);
 
@@ -1232,6 +1249,9 @@ CREATE TRIGGER keep_held AFTER DELETE ON privault.records REFERENCING OLD TABLE 
 ALTER TABLE ONLY privault.credentials
     ADD CONSTRAINT credentials_tenant_id_principal_id_fkey FOREIGN KEY (tenant_id, principal_id) REFERENCES privault.principals(tenant_id, principal_id);
 
+ALTER TABLE ONLY privault.packages
+    ADD CONSTRAINT packages_tenant_id_request_id_fkey FOREIGN KEY (tenant_id, request_id) REFERENCES privault.requests(tenant_id, request_id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY privault.request_events
     ADD CONSTRAINT request_events_tenant_id_request_id_fkey FOREIGN KEY (tenant_id, request_id) REFERENCES privault.requests(tenant_id, request_id) ON DELETE CASCADE;
 
@@ -1337,6 +1357,8 @@ ALTER TABLE privault.ledger ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.ledger_applied ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.packages ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.policies ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY presented ON privault.credentials FOR SELECT USING ((digest = ( SELECT privault.presented() AS presented)));
@@ -1396,6 +1418,8 @@ CREATE POLICY tenant ON privault.jobs USING ((tenant_id = ( SELECT privault.tena
 CREATE POLICY tenant ON privault.key_generations USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.ledger_applied USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.packages USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.policies USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -1504,6 +1528,8 @@ GRANT SELECT,INSERT,UPDATE ON TABLE privault.key_generations TO privault_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.ledger TO privault_app;
 
 GRANT SELECT,INSERT,DELETE ON TABLE privault.ledger_applied TO privault_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.packages TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.policies TO privault_app;
 

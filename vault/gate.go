@@ -56,6 +56,8 @@ type Config struct {
 	// erased, and the certificate says so. 0: 35 days, the longest that managed Postgres services keep by default.
 	KeystoreBackups time.Duration
 
+	PackageLife time.Duration // how long a package can be fetched after its request was verified, or approved; 0: 30 days
+
 	KeyCacheTTL time.Duration // how long unwrapped tenant keysets are used; 0: 300 s
 	KMSTimeout  time.Duration // of one KMS call; 0: 5 s
 	RotateAfter time.Duration // how old a root key or a `wrap` key gets before it is rotated; 0: until somebody does
@@ -105,6 +107,7 @@ type Vault struct {
 	now             func() time.Time
 
 	keystoreBackups time.Duration
+	packageLife     time.Duration
 	clocks          Clocks
 
 	log     *slog.Logger
@@ -164,6 +167,7 @@ func (v *Vault) start(ctx context.Context, c Config) error {
 		ttl: orDefault(c.KeyCacheTTL, 300*time.Second), timeout: orDefault(c.KMSTimeout, 5*time.Second),
 	}
 	v.keystoreBackups = orDefault(c.KeystoreBackups, 35*24*time.Hour)
+	v.packageLife = orDefault(c.PackageLife, 30*24*time.Hour)
 	v.collections.init()
 	v.credentials.init()
 	if err := v.ensureDeploymentKeys(ctx); err != nil {

@@ -105,7 +105,7 @@ func (v *Vault) plan(ctx context.Context, t *txn, keys *tenantKeys, order Packag
 	case AsError(err).Kind != NotFound:
 		return nil, err
 	}
-	t.entry.Resources = []resource{{Subject: formatOptional(subjectPrefix, p.subject)}}
+	t.entry.Resources = p.names()
 	if p.facts, err = t.subjectFacts(ctx, p.subject); err != nil {
 		return nil, err
 	}
@@ -120,6 +120,11 @@ func (v *Vault) plan(ctx context.Context, t *txn, keys *tenantKeys, order Packag
 	}
 	p.until, err = newIDAt(t.now)
 	return p, err
+}
+
+// names are what every entry of a package names.
+func (p *packing) names() []resource {
+	return []resource{{Subject: formatOptional(subjectPrefix, p.subject), Request: p.order.Request}}
 }
 
 // check says what of an order can't be.
@@ -288,6 +293,7 @@ func (p *packing) records(ctx context.Context, part *part, alive func(context.Co
 			if err != nil {
 				return err
 			}
+			e.Resources = p.names()
 			var page []*dsar.Record
 			var digest [sha256.Size]byte
 			page, digest, more, err = p.page(ctx, e, part, s)

@@ -409,6 +409,15 @@ func TestAPackageIsEncrypted(t *testing.T) {
 	}
 }
 
+// rubbish is a text that compression leaves long.
+func rubbish(n int) string {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte('A' + rand.IntN(26) + rand.IntN(2)*32)
+	}
+	return string(b)
+}
+
 // interfering runs something once, when the first bytes of a package arrive.
 type interfering struct {
 	bytes.Buffer
@@ -459,11 +468,7 @@ func TestAPackageWhoseRecordsChange(t *testing.T) {
 			personsFiles(t, v, who)
 			first := ""
 			for range 12 {
-				b := make([]byte, 12_000) // that compression leaves long
-				for i := range b {
-					b[i] = byte('A' + rand.IntN(50))
-				}
-				id := keep(t, v, who, "notes", "p-1", map[string]string{"note": strings.ReplaceAll(string(b), `\`, "/")})
+				id := keep(t, v, who, "notes", "p-1", map[string]string{"note": rubbish(12_000)})
 				if first == "" {
 					first = id
 				}

@@ -24,7 +24,7 @@ const accountingPage = 200
 func (p *packing) processing(ctx context.Context) (told dsar.Processing, err error) {
 	err = p.vault.within(ctx, p.who, policy.ReadPackage, func(t *txn) error {
 		told = dsar.Processing{Purposes: []dsar.Purpose{}, Recipients: []dsar.Recipient{}, Sources: []dsar.Recipient{}, Statements: []dsar.Statement{}}
-		t.entry.Resources = []resource{{Subject: formatOptional(subjectPrefix, p.subject)}}
+		t.entry.Resources = p.names()
 		if err := p.decide(t.entry, p.parts...); err != nil {
 			return err
 		}

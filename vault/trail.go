@@ -43,7 +43,7 @@ type entry struct {
 
 // resource is what an operation touched: just these fields of each of these records of one collection, seen alike. Its outcome is
 // that of the operation, or denied: asked for and not shown; loosened: their masks, or packages for the person, show more from now on; deleted: the records
-// are no more.
+// are no more; delivered: the request's package was sent whole.
 type resource struct {
 	Collection string   `json:"collection,omitempty"`
 	Transform  string   `json:"transform,omitempty"`
@@ -76,6 +76,8 @@ const (
 
 	outcomeLoosened = "loosened"
 	outcomeDeleted  = "deleted"
+
+	outcomeDelivered = "delivered"
 )
 
 // open starts the entry of an operation.

@@ -34,6 +34,8 @@ type Config struct {
 	TLSKey       string `name:"tls-key" env:"PRIVAULT_TLS_KEY" placeholder:"FILE" help:"Its private key (PEM)."`
 	InsecureHTTP bool   `name:"insecure-http" env:"PRIVAULT_INSECURE_HTTP" help:"Serve plain HTTP: for use behind a proxy on the same machine."`
 
+	PackageLife time.Duration `name:"package-life" env:"PRIVAULT_PACKAGE_LIFE" default:"720h" help:"How long a person's data package can be fetched after its request was verified, or approved where it must be."`
+
 	AllowLocalKMS       bool `name:"allow-local-kms" env:"PRIVAULT_ALLOW_LOCAL_KMS" help:"Serve with a local:// key, which lies on this machine's disk."`
 	AllowUnsafeDatabase bool `name:"allow-unsafe-database" env:"PRIVAULT_ALLOW_UNSAFE_DATABASE" help:"Serve on a database with fsync off, or over the network without TLS."`
 }
@@ -99,6 +101,9 @@ func (c *Config) faults() []string {
 	c.Limits.check(bad)
 	c.Alarms.check(bad)
 	c.Clocks.check(bad)
+	if c.PackageLife < time.Hour {
+		bad("--package-life is at least 1h")
+	}
 	c.noLocal = !c.AllowLocalKMS
 	if c.KMSKeys != "" {
 		if all, err := readKMSKeys(c.KMSKeys); err == nil {

@@ -34,7 +34,7 @@ func (s *serveCmd) Run(ctx context.Context) error {
 	metrics := newMetrics()
 	var unread error
 	v, err := openVault(ctx, s.Database, s.Keys, func(c *vault.Config) {
-		c.Log, c.Metrics = log, metrics
+		c.Log, c.Metrics, c.PackageLife = log, metrics, s.PackageLife
 		var rules, clocks error
 		c.Alarms, rules = s.rules()
 		c.Clocks, clocks = s.clocks()
