@@ -110,6 +110,8 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 // queryParameters are all that a route reads from a query. Values, tokens and keys never stand in a URL.
 var queryParameters = map[string][]string{
 	"GET /v1/alarms":                                    {"limit", "cursor"},
+	"GET /v1/webhooks":                                  {"limit", "cursor"},
+	"GET /v1/webhooks/:webhook/deliveries":              {"state", "limit", "cursor"},
 	"GET /v1/audit/consistency":                         {"from", "to"},
 	"GET /v1/audit/entries":                             {"subject", "principal", "action", "purpose", "outcome", "record", "from", "to", "limit", "cursor"},
 	"GET /v1/subjects/:subject/disclosures":             {"limit", "cursor"},

@@ -18,7 +18,7 @@ var nobodys = map[string]string{
 	"transform": "nothing", "subject": "cust-nobody", "certificate": "crt_0352aQCR9XSdpbm0wI3im5", "hold": "hld_0352aQCR9XSdpbm0wI3im5",
 	"policy": "nothing", "purpose": "nothing", "entry": "ent_0352aQCR9XSdpbm0wI3im5", "job": "job_0352aQCR9XSdpbm0wI3im5", "alarm": "alm_0352aQCR9XSdpbm0wI3im5",
 	"request": "req_0352aQCR9XSdpbm0wI3im5",
-	"token":   "pvtk_nothing", "cursor": "nothing",
+	"webhook": "nothing", "delivery": "dlv_0352aQCR9XSdpbm0wI3im5", "token": "pvtk_nothing", "cursor": "nothing",
 }
 
 // idsElsewhere are ids that stand in bodies and queries.
@@ -49,6 +49,8 @@ var idsElsewhere = []routeLine{
 	{route: "GET /v1/holds", query: "?cursor={cursor}"},
 	{route: "GET /v1/policies", query: "?cursor={cursor}"},
 	{route: "GET /v1/policies/:policy/history", query: "?cursor={cursor}"},
+	{route: "GET /v1/webhooks", query: "?cursor={cursor}"},
+	{route: "GET /v1/webhooks/:webhook/deliveries", query: "?cursor={cursor}"},
 	{route: "GET /v1/alarms", query: "?cursor={cursor}"},
 	{route: "GET /v1/purposes", query: "?cursor={cursor}"},
 	{route: "GET /v1/principals", query: "?cursor={cursor}"},
@@ -112,12 +114,15 @@ func (w *world) alone() {
 	w.send(w.t, "PUT", "/v1/collections/private", `{"fields":{"private":{"type":"name"}}}`).want(w.t, 201)
 	stored := w.send(w.t, "POST", "/v1/tokenize", `{"collection":"private","items":[{"subject":"cust-9","fields":{"private":"Jane Roe"}}]}`).want(w.t, 200).items(w.t)[0]
 	for name, id := range map[string]string{"collection": "private", "record": stored.Record, "token": stored.Tokens["private"], "subject": "cust-9",
-		"policy": "ours", "purpose": "ours", "transform": "ours"} {
+		"policy": "ours", "purpose": "ours", "transform": "ours", "webhook": "ours"} {
 		w.ids[name] = id
 	}
 	w.send(w.t, "PUT", "/v1/policies/ours", policyText(w.t, `forbid (principal in Role::"idle", action, resource);`)).want(w.t, 201)
 	w.send(w.t, "PUT", "/v1/purposes/ours", `{"legal_basis":"contract"}`).want(w.t, 201)
 	w.send(w.t, "PUT", "/v1/transforms/ours", `{"alphabet":"digits","min_length":12,"max_length":19}`).want(w.t, 201)
+	w.webhook("ours", "record.corrected")
+	w.send(w.t, "PATCH", "/v1/collections/private/records/"+stored.Record, `{"fields":{"private":"Jane Roe"}}`, `If-Match: "1"`).want(w.t, 200)
+	w.delivered("ours")
 	for _, kind := range []string{"consents", "objections"} {
 		w.send(w.t, "PUT", "/v1/subjects/cust-9/"+kind+"/ours", `{}`)
 	}
@@ -132,7 +137,7 @@ func (w *world) alone() {
 // body, or list nothing.
 var told = map[string]int{
 	"PUT /v1/collections/:collection collection": 422, "PUT /v1/transforms/:transform transform": 422, "PUT /v1/policies/:policy policy": 422,
-	"PUT /v1/purposes/:purpose purpose": 422, "PUT /v1/subjects/:subject/consents/:purpose subject": 201,
+	"PUT /v1/purposes/:purpose purpose": 422, "PUT /v1/webhooks/:webhook webhook": 422, "PUT /v1/subjects/:subject/consents/:purpose subject": 201,
 	"PUT /v1/subjects/:subject/objections/:purpose subject": 201, "PUT /v1/subjects/:subject/restriction subject": 201,
 	"POST /v1/principals/:principal/keys key": 422, "POST /v1/holds collection": 422, "POST /v1/holds record": 422, "POST /v1/holds subject": 201,
 	"POST /v1/requests collection": 422, "POST /v1/requests record": 201, "POST /v1/requests subject": 201, "GET /v1/requests subject": 200,

@@ -89,6 +89,15 @@ var everyRoute = []routeLine{
 	{route: "POST /v1/principals/:principal/keys", action: policy.ManagePrincipals, body: `{"expires_at":"2020-01-01T00:00:00Z"}`},
 	{route: "GET /v1/principals/:principal/keys", action: policy.ManagePrincipals},
 	{route: "DELETE /v1/principals/:principal/keys/:key", action: policy.ManagePrincipals, renew: (*world).key},
+	{route: "GET /v1/certificates/:certificate/completion", action: policy.ReadCertificate, renew: (*world).complete},
+	{route: "GET /v1/webhooks", action: policy.ReadWebhooks},
+	{route: "PUT /v1/webhooks/:webhook", action: policy.WriteWebhooks, body: `{}`},
+	{route: "GET /v1/webhooks/:webhook", action: policy.ReadWebhooks},
+	{route: "DELETE /v1/webhooks/:webhook", action: policy.WriteWebhooks, header: `If-Match: "99"`},
+	{route: "POST /v1/webhooks/:webhook/rotate-secret", action: policy.WriteWebhooks, body: `{}`},
+	{route: "GET /v1/webhooks/:webhook/deliveries", action: policy.ReadWebhooks},
+	{route: "POST /v1/webhooks/:webhook/deliveries/:delivery/redeliver", action: policy.Redeliver, body: `{}`},
+	{route: "POST /v1/webhooks/:webhook/deliveries/:delivery/acknowledge", action: policy.Acknowledge, body: `{}`},
 	{route: "GET /v1/alarms", action: policy.ReadAlarms},
 	{route: "DELETE /v1/alarms/:alarm", action: policy.LiftAlarm},
 	{route: "GET /v1/jobs/:job", action: policy.ReadJobs},
@@ -155,7 +164,7 @@ type world struct {
 
 func newWorld(t *testing.T, s *service) *world {
 	t.Helper()
-	w := &world{s.tenant(), t, map[string]string{"collection": "people", "subject": "cust-3", "policy": "desk", "purpose": "letters", "transform": "cards"}}
+	w := &world{s.tenant(), t, map[string]string{"collection": "people", "subject": "cust-3", "webhook": "crm", "policy": "desk", "purpose": "letters", "transform": "cards"}}
 	fields := map[string]any{}
 	values := map[string]string{}
 	for _, f := range matrixFields {
@@ -173,11 +182,14 @@ func newWorld(t *testing.T, s *service) *world {
 		w.send(t, "PUT", "/v1/policies/"+d.Name, policyText(t, d.Text)).want(t, 201)
 	}
 	w.send(t, "PUT", "/v1/purposes/letters", `{"legal_basis":"consent"}`).want(t, 201)
+	w.webhook("crm", "subject.erased")
 	var made struct{ ID, Certificate, Job string }
 	w.send(t, "POST", "/v1/principals", `{"name":"billing","roles":["auditor"]}`).want(t, 201).read(t, &made)
 	w.ids["principal"] = made.ID
 	w.send(t, "POST", "/v1/subjects/cust-2/erasure", `{"reason":"gdpr-17"}`).want(t, 200).read(t, &made)
 	w.ids["certificate"] = made.Certificate
+	w.delivered("crm")
+	w.complete()
 	w.send(t, "POST", "/v1/keys/wrap/rotate", `{}`).want(t, 202).read(t, &made)
 	w.ids["job"] = made.Job
 	var leaked struct{ Key string }
@@ -230,6 +242,21 @@ func (w *world) spare() {
 }
 func (w *world) transform() {
 	w.made("PUT", "/v1/transforms/cards", `{"alphabet":"digits","min_length":12,"max_length":19,"luhn":"invalid"}`)
+}
+func (w *world) webhook(name, event string) {
+	w.send(w.t, "PUT", "/v1/webhooks/"+name, `{"url":"https://127.0.0.1:9/hook","events":["`+event+`"],"recipient":true}`).want(w.t, 201)
+}
+
+// delivered finds the newest delivery of a webhook.
+func (w *world) delivered(webhook string) {
+	var page struct{ Items []struct{ ID string } }
+	w.send(w.t, "GET", "/v1/webhooks/"+webhook+"/deliveries?limit=1", "").want(w.t, 200).read(w.t, &page)
+	w.ids["delivery"] = page.Items[0].ID
+}
+
+// complete has the recipient acknowledge the erasure.
+func (w *world) complete() {
+	w.send(w.t, "POST", "/v1/webhooks/crm/deliveries/"+w.ids["delivery"]+"/acknowledge", `{}`).want(w.t, 200)
 }
 func (w *world) consent() {
 	w.made("PUT", "/v1/subjects/cust-3/consents/letters", `{"text_version":"v1"}`)

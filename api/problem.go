@@ -68,6 +68,8 @@ var kinds = map[vault.Kind]struct {
 	vault.DatabaseUnavailable:  {http.StatusServiceUnavailable, "The database is unavailable"},
 	vault.RestoreFence:         {http.StatusServiceUnavailable, "The database is older than the ledger"},
 	vault.Overloaded:           {http.StatusServiceUnavailable, "The server is overloaded"},
+
+	vault.DestinationNotAllowed: {http.StatusUnprocessableEntity, "The server does not call this address"},
 }
 
 // problem is an RFC 9457 problem document.

@@ -57,6 +57,16 @@ type erasure struct {
 	Erased         *string             `json:"erased_at,omitempty"`
 	ShredEffective *string             `json:"shred_effective_at,omitempty"`
 	Counts         vault.ErasureCounts `json:"counts"`
+	Recipients     []erasureRecipient  `json:"recipients,omitempty"`
+}
+
+// erasureRecipient is a party that had to be told of an erasure.
+type erasureRecipient struct {
+	Name         string  `json:"name"`
+	Country      string  `json:"country,omitempty"`
+	State        string  `json:"state"`
+	Acknowledged *string `json:"acknowledged_at,omitempty"`
+	Failed       *string `json:"failed_at,omitempty"`
 }
 
 func (s *Server) eraseSubject(c echo.Context) error {
@@ -82,7 +92,18 @@ func (s *Server) eraseSubject(c echo.Context) error {
 }
 
 func wireErasure(e *vault.Erasure) erasure {
-	return erasure{e.ID, e.State, e.Reason, formatTime(e.Requested), formatOptional(e.Erased), formatOptional(e.ShredEffective), e.Counts}
+	out := erasure{Certificate: e.ID, State: e.State, Reason: e.Reason, Requested: formatTime(e.Requested), Erased: formatOptional(e.Erased),
+		ShredEffective: formatOptional(e.ShredEffective), Counts: e.Counts}
+	for _, r := range e.Recipients {
+		one := erasureRecipient{Name: r.Name, Country: r.Country, State: r.State}
+		if r.State == vault.DeliveryFailed {
+			one.Failed = formatOptional(r.Settled)
+		} else {
+			one.Acknowledged = formatOptional(r.Settled)
+		}
+		out.Recipients = append(out.Recipients, one)
+	}
+	return out
 }
 
 // getCertificate gives an erasure as JSON, or its certificate as the signed note that it is.
@@ -95,6 +116,18 @@ func (s *Server) getCertificate(c echo.Context) error {
 		return c.Blob(http.StatusOK, echo.MIMETextPlainCharsetUTF8, []byte(e.Certificate))
 	}
 	return sendJSON(c, http.StatusOK, wireErasure(e))
+}
+
+// getCompletion gives the note that every recipient has acknowledged an erasure, or was given up.
+func (s *Server) getCompletion(c echo.Context) error {
+	e, err := s.vault.GetErasure(c.Request().Context(), caller(c), c.Param("certificate"))
+	if err != nil {
+		return err
+	}
+	if e.Completion == "" {
+		return &vault.Error{Kind: vault.NotFound, Detail: "not every recipient has acknowledged the erasure, or there is none"}
+	}
+	return c.Blob(http.StatusOK, echo.MIMETextPlainCharsetUTF8, []byte(e.Completion))
 }
 
 // wantsText says whether plain text stands before JSON among what a caller accepts.

@@ -590,6 +590,19 @@ CREATE TABLE privault.erasing (
 
 ALTER TABLE ONLY privault.erasing FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.erasure_recipients (
+    tenant_id uuid NOT NULL,
+    erasure_id uuid NOT NULL,
+    webhook_id uuid NOT NULL,
+    name text NOT NULL,
+    country text NOT NULL,
+    state text NOT NULL,
+    settled_at timestamp with time zone,
+    CONSTRAINT erasure_recipients_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'acknowledged'::text, 'failed'::text])))
+);
+
+ALTER TABLE ONLY privault.erasure_recipients FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.erasures (
     tenant_id uuid NOT NULL,
     erasure_id uuid NOT NULL,
@@ -602,6 +615,7 @@ CREATE TABLE privault.erasures (
     purged_at timestamp with time zone,
     counts jsonb,
     certificate text,
+    completion text,
     CONSTRAINT erasures_check CHECK (((state = 'deferred'::text) = (erased_at IS NULL))),
     CONSTRAINT erasures_digest_check CHECK ((octet_length(digest) = 32)),
     CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['deferred'::text, 'erased'::text, 'purged'::text])))
@@ -916,6 +930,56 @@ CREATE TABLE privault.transforms (
 
 ALTER TABLE ONLY privault.transforms FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.webhook_deliveries (
+    tenant_id uuid NOT NULL,
+    delivery_id uuid NOT NULL,
+    webhook_id uuid NOT NULL,
+    event text NOT NULL,
+    subject_id uuid,
+    erasure_id uuid,
+    body text NOT NULL,
+    state text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    next_at timestamp with time zone,
+    leased_until timestamp with time zone,
+    status integer,
+    problem text,
+    delivered_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    CONSTRAINT webhook_deliveries_check CHECK (((state = 'pending'::text) = (next_at IS NOT NULL))),
+    CONSTRAINT webhook_deliveries_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'acknowledged'::text, 'failed'::text])))
+);
+
+ALTER TABLE ONLY privault.webhook_deliveries FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.webhooks (
+    tenant_id uuid NOT NULL,
+    webhook_id uuid NOT NULL,
+    name text NOT NULL,
+    version integer NOT NULL,
+    url text NOT NULL,
+    events text[] NOT NULL,
+    collections text[] NOT NULL,
+    purposes text[] NOT NULL,
+    recipient text NOT NULL,
+    country text NOT NULL,
+    secret bytea NOT NULL,
+    previous_secret bytea,
+    previous_until timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    disabled_at timestamp with time zone,
+    failures integer DEFAULT 0 NOT NULL,
+    paused_until timestamp with time zone,
+    CONSTRAINT webhooks_check CHECK (((previous_secret IS NULL) = (previous_until IS NULL))),
+    CONSTRAINT webhooks_name_check CHECK ((name ~ '^[a-z][a-z0-9_-]{0,62}$'::text)),
+    CONSTRAINT webhooks_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE ONLY privault.webhooks FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE river.river_job (
     id bigint NOT NULL,
     state river.river_job_state DEFAULT 'available'::river.river_job_state NOT NULL,
@@ -1088,6 +1152,9 @@ ALTER TABLE ONLY privault.disclosures_rest
 ALTER TABLE ONLY privault.erasing
     ADD CONSTRAINT erasing_pkey PRIMARY KEY (tenant_id, subject_id);
 
+ALTER TABLE ONLY privault.erasure_recipients
+    ADD CONSTRAINT erasure_recipients_pkey PRIMARY KEY (tenant_id, erasure_id, webhook_id);
+
 ALTER TABLE ONLY privault.erasures
     ADD CONSTRAINT erasures_pkey PRIMARY KEY (tenant_id, erasure_id);
 
@@ -1169,6 +1236,15 @@ ALTER TABLE ONLY privault.transforms
 ALTER TABLE ONLY privault.transforms
     ADD CONSTRAINT transforms_pkey PRIMARY KEY (tenant_id, transform_id);
 
+ALTER TABLE ONLY privault.webhook_deliveries
+    ADD CONSTRAINT webhook_deliveries_pkey PRIMARY KEY (tenant_id, delivery_id);
+
+ALTER TABLE ONLY privault.webhooks
+    ADD CONSTRAINT webhooks_name UNIQUE (tenant_id, name);
+
+ALTER TABLE ONLY privault.webhooks
+    ADD CONSTRAINT webhooks_pkey PRIMARY KEY (tenant_id, webhook_id);
+
 ALTER TABLE ONLY river.river_job
     ADD CONSTRAINT river_job_pkey PRIMARY KEY (id);
 
@@ -1221,6 +1297,14 @@ CREATE INDEX requests_digest ON privault.requests USING btree (tenant_id, digest
 CREATE INDEX requests_due ON privault.requests USING btree (tenant_id, due_at) WHERE (closed_at IS NULL);
 
 CREATE INDEX requests_received ON privault.requests USING btree (tenant_id, regime, received_at);
+
+CREATE INDEX webhook_deliveries_due ON privault.webhook_deliveries USING btree (tenant_id, webhook_id, next_at) WHERE (state = 'pending'::text);
+
+CREATE INDEX webhook_deliveries_erasure ON privault.webhook_deliveries USING btree (tenant_id, erasure_id, webhook_id) WHERE (erasure_id IS NOT NULL);
+
+CREATE INDEX webhook_deliveries_of ON privault.webhook_deliveries USING btree (tenant_id, webhook_id, delivery_id);
+
+CREATE INDEX webhook_deliveries_subject ON privault.webhook_deliveries USING btree (tenant_id, subject_id) WHERE (subject_id IS NOT NULL);
 
 CREATE INDEX river_job_args_index ON river.river_job USING gin (args);
 
@@ -1333,6 +1417,8 @@ ALTER TABLE privault.disclosures_rest ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.erasing ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.erasure_recipients ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.erasures ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY finished ON privault.jobs AS RESTRICTIVE FOR DELETE USING ((finished_at IS NOT NULL));
@@ -1405,6 +1491,8 @@ CREATE POLICY tenant ON privault.disclosures USING ((tenant_id = ( SELECT privau
 
 CREATE POLICY tenant ON privault.erasing USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
+CREATE POLICY tenant ON privault.erasure_recipients USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 CREATE POLICY tenant ON privault.erasures USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.governance USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
@@ -1447,9 +1535,17 @@ CREATE POLICY tenant ON privault.tenants USING ((tenant_id = ( SELECT privault.t
 
 CREATE POLICY tenant ON privault.transforms USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
+CREATE POLICY tenant ON privault.webhook_deliveries USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.webhooks USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 ALTER TABLE privault.tenants ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.transforms ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.webhook_deliveries ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.webhooks ENABLE ROW LEVEL SECURITY;
 
 GRANT USAGE ON SCHEMA keystore TO privault_keystore;
 
@@ -1513,6 +1609,8 @@ GRANT SELECT,INSERT ON TABLE privault.disclosures TO privault_app;
 
 GRANT SELECT,INSERT,DELETE ON TABLE privault.erasing TO privault_app;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.erasure_recipients TO privault_app;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.erasures TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.governance TO privault_app;
@@ -1554,6 +1652,10 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subjects TO privault_app;
 GRANT SELECT,INSERT ON TABLE privault.tenants TO privault_app;
 
 GRANT SELECT,INSERT,DELETE ON TABLE privault.transforms TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.webhook_deliveries TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.webhooks TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE river.river_job TO privault_app;
 

@@ -205,7 +205,7 @@ func (t *txn) said(ctx context.Context, subject ID, kind, purpose string) (s Sai
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Said])
 }
 
-// record adds to a person's history.
+// record adds to a person's history, and tells who wants to hear of restrictions.
 func (t *txn) record(ctx context.Context, subject ID, kind string, begins bool, said *Said, informed *time.Time) error {
 	id, err := newID()
 	if err != nil {
@@ -216,7 +216,14 @@ func (t *txn) record(ctx context.Context, subject ID, kind string, begins bool, 
 	if err != nil {
 		return err
 	}
-	return t.enterFact(ctx, id, subject, kind, begins, said, informed)
+	if err := t.enterFact(ctx, id, subject, kind, begins, said, informed); err != nil || kind != restrictionFact {
+		return err
+	}
+	event := EventRestrictionLifted
+	if begins {
+		event = EventSubjectRestricted
+	}
+	return t.emitOf(ctx, event, subject, happening{subject: &subject})
 }
 
 const (

@@ -36,6 +36,7 @@
 //	people        subject hold erasure; consent fact (what they said, as the policy sees it)
 //	requests      request step (the states) fulfil (what is done) clock overdue (the dates) denial
 //	backups       ledger (what a restored database is told again) fence (that it was) replay drill
+//	who is told   webhook event (in the transaction of the cause) outbox (sending) recipient (who has acknowledged an erasure)
 //	evidence      log sequencer safekeeping (the Merkle log); evidence disclosure (reading it)
 //	beside        jobs idempotency cursor id metrics
 package vault

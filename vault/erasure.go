@@ -37,7 +37,9 @@ type Erasure struct {
 	Erased         *time.Time // the moment of erasure: one commit, from which on nothing of the person opens anywhere
 	ShredEffective *time.Time // when the last backup of the keystore that holds the person's keys is gone
 	Counts         ErasureCounts
-	Certificate    string // a signed note (C2SP signed-note); empty until erased
+	Certificate    string             // a signed note (C2SP signed-note); empty until erased
+	Completion     string             // likewise; empty until every recipient has acknowledged the erasure or was given up
+	Recipients     []ErasureRecipient // who had to be told; given by GetErasure
 }
 
 // ErasureCounts says how much an erasure took.
@@ -152,14 +154,14 @@ func (t *txn) erasureOf(ctx context.Context, digest []byte) (*Erasure, error) {
 }
 
 const selectErasure = `
-	select erasure_id, state, reason, requested_at, erased_at, shred_effective_at, counts, coalesce(certificate, '')
+	select erasure_id, state, reason, requested_at, erased_at, shred_effective_at, counts, coalesce(certificate, ''), coalesce(completion, '')
 	from privault.erasures where tenant_id = $1 and `
 
 func scanErasure(r pgx.CollectableRow) (*Erasure, error) {
 	e := &Erasure{}
 	var id ID
 	var counts []byte
-	if err := r.Scan(&id, &e.State, &e.Reason, &e.Requested, &e.Erased, &e.ShredEffective, &counts, &e.Certificate); err != nil {
+	if err := r.Scan(&id, &e.State, &e.Reason, &e.Requested, &e.Erased, &e.ShredEffective, &counts, &e.Certificate, &e.Completion); err != nil {
 		return nil, err
 	}
 	e.ID = formatID(erasurePrefix, id)
@@ -242,6 +244,9 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 	if e.Certificate, err = v.certify(t.who.Tenant, *w.subject, e); err != nil {
 		return err
 	}
+	if err := t.emitOf(ctx, EventSubjectErased, *w.subject, happening{Certificate: e.ID, erasure: &id}); err != nil {
+		return err
+	}
 	_, err = t.enqueue(ctx, purgeJob, purgeParams{e.ID})
 	return err
 }
@@ -312,7 +317,7 @@ func (v *Vault) purgeStep(ctx context.Context, b *batch) (done int, more bool, e
 	if done == purgeRows {
 		return done, true, nil
 	}
-	for _, table := range []string{"subject_facts", "subject_history"} { // restriction, objections and consents
+	for _, table := range []string{"subject_facts", "subject_history", "webhook_deliveries"} { // restriction, objections and consents; what was told of them
 		_, err := b.data.Exec(ctx, `
 			delete from privault.`+table+` where tenant_id = $1
 				and subject_id in (select e.subject_id from privault.erasing e where e.tenant_id = $1 and e.erasure_id = $2)`, b.who.Tenant, id)
@@ -394,7 +399,11 @@ func (v *Vault) GetErasure(ctx context.Context, who Caller, certificate string) 
 			return err
 		}
 		t.entry.Resources = []resource{{Erasure: certificate}}
-		return t.entry.require(policy.ReadCertificate)
+		if err := t.entry.require(policy.ReadCertificate); err != nil {
+			return err
+		}
+		e.Recipients, err = recipientsOf(ctx, t.data, who.Tenant, id)
+		return err
 	})
 	return e, err
 }

@@ -48,6 +48,9 @@ const (
 	RestoreFence         Kind = "restore-fence" // the databases are older than the ledger
 	Overloaded           Kind = "overloaded"
 	QuotaExceeded        Kind = "quota-exceeded" // by who limits callers
+
+	// DestinationNotAllowed is an address that the server doesn't call for others.
+	DestinationNotAllowed Kind = "destination-not-allowed"
 )
 
 // Error is what every operation fails with. Detail and Fields are for the caller and never hold a value, a token, a key

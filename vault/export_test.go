@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -159,3 +160,32 @@ func Normalised(typ, value string) string {
 	known, _ := datatype.Lookup(typ)
 	return string(known.Normalise([]byte(value)))
 }
+
+// Signatures is the header that a message is signed with.
+func Signatures(secrets [][]byte, id string, at time.Time, body string) string {
+	return signatures(secrets, id, at, body)
+}
+
+// DeliverDue sends what every webhook of a tenant has due, as the queue would have it done.
+func (v *Vault) DeliverDue(ctx context.Context, tenant ID) error {
+	var ids []ID
+	err := v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
+		var id ID
+		return each(ctx, tx, []any{&id}, func() error {
+			ids = append(ids, id)
+			return nil
+		}, `select webhook_id from privault.webhooks where tenant_id = $1 order by name`, tenant)
+	})
+	for _, id := range ids {
+		if err == nil {
+			_, err = v.deliver(ctx, tenant, id, func() bool { return true })
+		}
+	}
+	return err
+}
+
+// WakeWebhooks does what is done every two minutes, and SweepDeliveries what is done hourly.
+func (v *Vault) WakeWebhooks(ctx context.Context) error { return v.wakeWebhooks(ctx) }
+
+// SweepDeliveries deletes what ended long ago.
+func (v *Vault) SweepDeliveries(ctx context.Context) error { return v.sweepDeliveries(ctx) }

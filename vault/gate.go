@@ -78,6 +78,8 @@ type Config struct {
 	Alarms AlarmRules // over the default ones
 	Clocks Clocks     // by which requests of persons are answered
 
+	Courier Courier // sends webhooks; the zero one: none are registered and sent here
+
 	Now     func() time.Time      // 0: time.Now
 	Log     *slog.Logger          // nil: slog.Default
 	Metrics prometheus.Registerer // nil: not registered anywhere
@@ -98,6 +100,7 @@ type Vault struct {
 	rotateAfter     time.Duration
 	rotateAfterUses int64
 	alarms          AlarmRules
+	courier         Courier
 	watcher         watcher
 	inFlight        sync.Map // digest of an Idempotency-Key → struct{}{}
 	audit           auditLog
@@ -123,7 +126,7 @@ func Open(ctx context.Context, c Config) (*Vault, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics(), rotateAfter: c.RotateAfter, rotateAfterUses: c.RotateAfterUses, alarms: c.Alarms, clocks: c.Clocks}
+	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics(), rotateAfter: c.RotateAfter, rotateAfterUses: c.RotateAfterUses, alarms: c.Alarms, clocks: c.Clocks, courier: c.Courier}
 	v.audit.keys = c.AuditKeys
 	if c.AuditCopy != "" {
 		v.audit.copied = &safekeeping{c.AuditCopy}

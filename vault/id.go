@@ -25,6 +25,7 @@ const (
 	erasurePrefix    = "crt_"
 	alarmPrefix      = "alm_"
 	requestPrefix    = "req_"
+	deliveryPrefix   = "dlv_"
 )
 
 // lastID stands behind every other.

@@ -85,6 +85,8 @@ func (v *Vault) periodics() []periodic {
 		{"sweep-orphan-keys", 24 * time.Hour, v.sweepOrphans},
 		{"note-deadlines", deadlinesEvery, v.noteDeadlines},
 		{"sweep-requests", 24 * time.Hour, v.sweepRequests},
+		{"wake-webhooks", wakeEvery, v.wakeWebhooks},
+		{"sweep-deliveries", time.Hour, v.sweepDeliveries},
 	}
 }
 
@@ -144,6 +146,8 @@ const (
 	jobRescue = 60 * time.Second
 	// Workers of a replica: batches are for the background.
 	jobWorkers = 2
+	// Webhooks of a replica that are sent to at once: they wait on others' networks, and not on our database.
+	webhookWorkers = 16
 	// How often a job is tried that fails for a reason which waiting doesn't cure.
 	jobAttempts = 5
 	// How long one waits that failed because a system was away.
@@ -176,6 +180,10 @@ func (j *jobs) init(v *Vault) error {
 		Logger: slog.New(slog.DiscardHandler),
 		// It takes the tables' owner, which the service is not.
 		ReindexerIndexNames: []string{},
+	}
+	if v.courier.Post != nil {
+		river.AddWorker(workers, &webhookWorker{vault: v})
+		c.Queues[webhookQueue] = river.QueueConfig{MaxWorkers: webhookWorkers}
 	}
 	for _, p := range v.periodics() {
 		tick.do[p.name] = p.do
@@ -455,6 +463,70 @@ func (v *Vault) batchFailed(ctx context.Context, tenant, job ID, err error, last
 		return river.JobSnooze(jobPause) // the job must not stay unfinished for ever
 	}
 	return river.JobCancel(told)
+}
+
+// webhookArgs is all that the queue knows of webhooks: that one has something to send.
+type webhookArgs struct {
+	Tenant  uuid.UUID `json:"tenant"`
+	Webhook uuid.UUID `json:"webhook"`
+}
+
+const webhookQueue = "webhooks"
+
+// Kind is the queue's name for a webhook that has something to send.
+func (webhookArgs) Kind() string { return "webhook" }
+
+// InsertOpts keep webhooks apart from jobs: they have workers of their own.
+func (webhookArgs) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue: webhookQueue} }
+
+// wake has some replica look after a while what these webhooks have to send, once the transaction has committed.
+func (j *jobs) wake(ctx context.Context, tx pgx.Tx, tenant ID, in time.Duration, webhooks ...ID) error {
+	all := make([]river.InsertManyParams, 0, len(webhooks))
+	for _, id := range webhooks {
+		one := river.InsertManyParams{Args: webhookArgs{tenant, id}}
+		if in > 0 {
+			one.InsertOpts = &river.InsertOpts{ScheduledAt: time.Now().Add(in)} //nolint:forbidigo // the queue has no other clock
+		}
+		all = append(all, one)
+	}
+	_, err := j.client.InsertManyFastTx(ctx, tx, all)
+	return err
+}
+
+func (t *txn) wake(ctx context.Context, in time.Duration, webhooks ...ID) error {
+	return t.jobs.wake(ctx, t.data, t.who.Tenant, in, webhooks...)
+}
+
+// webhookWorker sends what a webhook has due, for a turn.
+type webhookWorker struct {
+	river.WorkerDefaults[webhookArgs]
+	vault *Vault
+}
+
+// Work sends. What fails for a reason of ours is tried again; what a receiver doesn't take is no failure here.
+func (w *webhookWorker) Work(ctx context.Context, j *river.Job[webhookArgs]) error {
+	v := w.vault
+	turn, cancel := context.WithTimeout(ctx, jobTurn)
+	defer cancel()
+	more, err := v.deliver(ctx, ID(j.Args.Tenant), ID(j.Args.Webhook), func() bool {
+		select {
+		case <-turn.Done():
+			return false
+		case <-v.jobs.stopping:
+			return false
+		default:
+			return true
+		}
+	})
+	if err != nil {
+		kind := AsError(err).Kind
+		v.log.WarnContext(ctx, "webhooks are not sent", "webhook", j.Args.Webhook.String(), "problem", string(kind), "error", err)
+		return river.JobSnooze(jobKMSPause)
+	}
+	if more {
+		return river.JobSnooze(0)
+	}
+	return nil
 }
 
 // tickArgs names a periodic.

@@ -306,12 +306,18 @@ func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, i
 	return r.open(ctx, row)
 }
 
+// patch changes a record, and tells who wants to hear of corrections.
 func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record, error) {
 	values, err := r.patched(o, p, t.now)
 	if err != nil {
 		return nil, err
 	}
-	return r.put(ctx, t, o, p, values)
+	rec, err := r.put(ctx, t, o, p, values)
+	if err != nil || len(p.names()) == 0 {
+		return rec, err
+	}
+	return rec, t.emit(ctx, EventRecordCorrected, happening{Subject: formatOptional(subjectPrefix, o.row.subject), subject: o.row.subject,
+		Collections: []affected{{Collection: o.coll.Name, Records: []string{o.id}, Fields: p.names(), Version: rec.Version, purposes: o.coll.Definition.Purposes}}})
 }
 
 // put gives a record the values that a patch leaves it.

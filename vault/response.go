@@ -103,6 +103,10 @@ func (v *Vault) raise(ctx context.Context, tenant ID, alarms []Alarm) (raised in
 			fresh = append(fresh, a)
 			t.entry.Resources = append(t.entry.Resources, resource{Alarm: a.ID, Outcome: a.Kind, Rule: a.Response,
 				Principal: formatID(principalPrefix, a.principal), Credential: formatID(credentialPrefix, a.credential)})
+			err = t.emit(ctx, EventAlarmRaised, happening{Alarm: a.ID, Kind: a.Kind, Principal: formatID(principalPrefix, a.principal)})
+			if err != nil {
+				return err
+			}
 		}
 		t.entry.Items = len(fresh)
 		return nil

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -95,8 +96,10 @@ func (v *Vault) rewrapStep(ctx context.Context, b *batch) (done int, more bool, 
 		return 0, false, err
 	}
 	if done == 0 { // all that there is was done by batches that are durable
-		if err := b.rewrapHolds(ctx); err != nil {
-			return 0, false, err
+		for _, s := range sealedTexts {
+			if err := b.rewrapTexts(ctx, s); err != nil {
+				return 0, false, err
+			}
 		}
 		return 0, false, b.settle(ctx, "wrap", at.Version)
 	}
@@ -127,35 +130,49 @@ func (k *tenantKeys) rewrap(record ID, version int32, wrapped []byte) ([]byte, e
 	return k.wrap.(*late).AEAD.Encrypt(raw, k.dekPlace(record, version))
 }
 
-// rewrapHolds seals the references of legal holds anew under the primary key.
-func (b *batch) rewrapHolds(ctx context.Context) error {
+// sealedText is a column whose texts are sealed under `wrap` itself.
+type sealedText struct {
+	table, id, column string
+	place             func(*tenantKeys, ID) []byte
+}
+
+var sealedTexts = []sealedText{
+	{"holds", "hold_id", "reference", (*tenantKeys).holdPlace},
+	{"webhooks", "webhook_id", "secret", (*tenantKeys).webhookPlace},
+	{"webhooks", "webhook_id", "previous_secret", (*tenantKeys).webhookPlace},
+}
+
+// rewrapTexts seals the texts of a column anew under the primary key: there are few of them.
+func (b *batch) rewrapTexts(ctx context.Context, s sealedText) error {
 	rows, err := b.data.Query(ctx, `
-		select hold_id, reference from privault.holds where tenant_id = $1 and reference is not null for update`, b.who.Tenant)
+		select `+s.id+`, `+s.column+` from privault.`+s.table+` where tenant_id = $1 and `+s.column+` is not null for update`, b.who.Tenant)
 	if err != nil {
 		return err
 	}
-	type sealed struct {
-		hold      ID
-		reference []byte
+	type text struct {
+		id     ID
+		sealed []byte
 	}
-	all, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (s sealed, err error) { return s, r.Scan(&s.hold, &s.reference) })
+	all, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (t text, err error) { return t, r.Scan(&t.id, &t.sealed) })
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(s sealed) bool {
-		id, named := prefixOf(s.reference)
+	all = slices.DeleteFunc(all, func(t text) bool {
+		id, named := prefixOf(t.sealed)
 		return named && id == b.ring.wrapPrimary
 	})
-	for _, s := range all {
-		plain, err := b.ring.wrap.Decrypt(s.reference, b.ring.holdPlace(s.hold))
+	for _, t := range all {
+		plain, err := b.ring.wrap.Decrypt(t.sealed, s.place(b.ring, t.id))
 		if err != nil {
-			return &Error{Kind: IntegrityFailure, cause: errors.New("the reference of a hold does not open")}
+			return &Error{Kind: IntegrityFailure, cause: fmt.Errorf("a sealed text of %s does not open", s.table)}
 		}
-		fresh, err := b.ring.wrap.Encrypt(plain, b.ring.holdPlace(s.hold))
+		fresh, err := b.ring.wrap.Encrypt(plain, s.place(b.ring, t.id))
 		if err != nil {
 			return err
 		}
-		if _, err := b.data.Exec(ctx, `update privault.holds set reference = $3 where tenant_id = $1 and hold_id = $2`, b.who.Tenant, s.hold, fresh); err != nil {
+		_, err = b.data.Exec(ctx, `
+			update privault.`+s.table+` set `+s.column+` = $3 where tenant_id = $1 and `+s.id+` = $2`, b.who.Tenant, t.id, fresh)
+		if err != nil {
 			return err
 		}
 	}

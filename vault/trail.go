@@ -67,6 +67,8 @@ type resource struct {
 	Policy     string   `json:"policy,omitempty"`
 	Version    int32    `json:"version,omitempty"` // of the policy, or in which the records were written
 	Purpose    string   `json:"purpose,omitempty"`
+	Webhook    string   `json:"webhook,omitempty"`  // its name
+	Delivery   string   `json:"delivery,omitempty"` // what became of it is the outcome
 }
 
 const (

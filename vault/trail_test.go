@@ -32,6 +32,7 @@ type scene struct {
 
 	hold, certificate string
 	request           string
+	delivery          string // of the webhook crm
 	alarm             string
 }
 
@@ -85,6 +86,7 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 	if s.job, err = s.Enqueue(ctx, s.who, "count", "x", nil); err != nil {
 		t.Fatal(err)
 	}
+	s.addWebhook(t)
 	s.addRights(t)
 	s.addRequests(t)
 	s.govern(t)
@@ -122,7 +124,7 @@ func operations() []operation {
 		return &vault.IdempotencyKey{Key: "key-1", Request: sha256.Sum256([]byte("body"))}
 	}
 	expired := time.Unix(0, 0)
-	return append(slices.Concat(rightsOperations(), governanceOperations(), requestOperations()), []operation{
+	return append(slices.Concat(rightsOperations(), governanceOperations(), requestOperations(), webhookOperations()), []operation{
 		{name: "ReportLeakedKey", action: policy.RaiseAlarm, operator: true, problem: vault.Internal,
 			do: func(s *scene, _ vault.Caller) error { return s.ReportLeakedKey(ctx, s.key.Key) },
 			fail: func(s *scene, _ vault.Caller) error {
@@ -634,8 +636,8 @@ func TestEntryOfAReveal(t *testing.T) {
 // Entries have the members of an allow-list, and none holds a value, a masked value, a token or a key.
 func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
 	t.Parallel()
-	allowed := []string{"action", "alarm", "at", "collection", "credential", "erasure", "fields", "hold", "id", "items", "job", "key", "outcome",
-		"policy", "principal", "problem", "purpose", "records", "refused", "request", "resources", "rule", "sealed", "subject", "transform", "version", "view"}
+	allowed := []string{"action", "alarm", "at", "collection", "credential", "delivery", "erasure", "fields", "hold", "id", "items", "job", "key", "outcome",
+		"policy", "principal", "problem", "purpose", "records", "refused", "request", "resources", "rule", "sealed", "subject", "transform", "version", "view", "webhook"}
 	s := newScene(t)
 	for _, op := range operations() {
 		_ = op.fail(s, s.who)

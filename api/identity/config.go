@@ -2,12 +2,13 @@ package identity
 
 import (
 	"fmt"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/privault/privault/api/egress"
 )
 
 // Config says who may vouch for callers, and for whom. Its JSON is the file that `privault serve --issuers` reads.
@@ -133,10 +134,10 @@ func (c Config) Faults() []string {
 }
 
 func (i IssuerConfig) check(bad func(string, ...any)) {
-	if !Fetchable(i.Issuer) {
+	if !egress.Fetchable(i.Issuer) {
 		bad("issuer must be an https:// URL without query or fragment (http:// only on this machine's loopback)")
 	}
-	if i.JWKS != "" && !Fetchable(i.JWKS) {
+	if i.JWKS != "" && !egress.Fetchable(i.JWKS) {
 		bad("jwks_url must be an https:// URL (http:// only on this machine's loopback)")
 	}
 	if i.Audience == "" {
@@ -204,22 +205,13 @@ func checkAttribute(bad func(string, ...any), attribute string) {
 	}
 }
 
-// Fetchable says whether an operator may name this address: https, or http on the loopback, and nothing that hides in a URL.
-func Fetchable(text string) bool {
-	u, err := url.Parse(text)
-	if err != nil || u.User != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
-		return false
-	}
-	return u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())
-}
-
-// allowed says which addresses an issuer's keys may be fetched from.
-func (i IssuerConfig) allowed() func(netip.Addr) bool {
-	local := false
+// reach says which addresses an issuer's keys may be fetched from.
+func (i IssuerConfig) reach() egress.Rules {
+	r := egress.Rules{Private: i.PrivateNetwork}
 	for _, text := range []string{i.Issuer, i.JWKS} {
-		if u, err := url.Parse(text); err == nil && loopback(u.Hostname()) {
-			local = true
+		if u, err := url.Parse(text); err == nil && egress.Loopback(u.Hostname()) {
+			r.Loopback = true
 		}
 	}
-	return allowed(local, i.PrivateNetwork)
+	return r
 }

@@ -90,7 +90,7 @@ func New(c Config, o Options) (*Authority, error) {
 	for _, i := range c.Issuers {
 		client := o.Client
 		if client == nil {
-			client = guarded(i.allowed())
+			client = i.reach().Client()
 		}
 		a.issuers[i.Issuer] = &issuer{IssuerConfig: i, keys: &keySet{config: i, client: client, now: o.Now}}
 	}

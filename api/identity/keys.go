@@ -14,6 +14,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/privault/privault/api/egress"
 )
 
 const (
@@ -126,7 +128,7 @@ func (k *keySet) discover(ctx context.Context) (string, error) {
 	if err := json.Unmarshal(body, &metadata); err != nil {
 		return "", errors.New("the issuer's metadata is not JSON")
 	}
-	if metadata.Issuer != k.config.Issuer || !Fetchable(metadata.JWKS) {
+	if metadata.Issuer != k.config.Issuer || !egress.Fetchable(metadata.JWKS) {
 		return "", errors.New("the issuer's metadata names another issuer, or no https:// address of its keys")
 	}
 	return metadata.JWKS, nil

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/privault/privault/api/identity"
+	"github.com/privault/privault/api/egress"
 	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/audit"
 )
@@ -43,7 +43,7 @@ func loadWitnesses(path string) (all []witness, err error) {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		if len(fields) == 2 {
-			if !identity.Fetchable(fields[1]) {
+			if !egress.Fetchable(fields[1]) {
 				return nil, fmt.Errorf("%s: a witness's address is an https:// URL", path)
 			}
 			w.url = strings.TrimSuffix(fields[1], "/")
@@ -154,7 +154,7 @@ func (s *service) submit(ctx context.Context, w witness, sub vault.Submission) (
 	if err != nil {
 		return 0, "", err
 	}
-	res, err := identity.Client(w.url, s.witnesses.private).Do(r)
+	res, err := egress.Client(w.url, s.witnesses.private).Do(r)
 	if err != nil {
 		return 0, "", err
 	}

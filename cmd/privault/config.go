@@ -27,6 +27,7 @@ type Config struct {
 	Limits    `embed:""`
 	Alarms    `embed:""`
 	Clocks    `embed:""`
+	Webhooks  `embed:""`
 
 	Listen       string `env:"PRIVAULT_LISTEN" default:"0.0.0.0:8443" help:"Address of the public listener."`
 	OpsListen    string `env:"PRIVAULT_OPS_LISTEN" default:"127.0.0.1:9200" help:"Address of the operators' listener: /healthz, /readyz, /metrics."`
@@ -104,6 +105,7 @@ func (c *Config) faults() []string {
 	if c.PackageLife < time.Hour {
 		bad("--package-life is at least 1h")
 	}
+	c.Webhooks.check(bad)
 	c.noLocal = !c.AllowLocalKMS
 	if c.KMSKeys != "" {
 		if all, err := readKMSKeys(c.KMSKeys); err == nil {

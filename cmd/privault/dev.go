@@ -21,6 +21,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/privault/privault/api/egress"
 	"github.com/privault/privault/kms"
 	"github.com/privault/privault/migrations"
 	"github.com/privault/privault/vault"
@@ -175,6 +176,7 @@ func (d *devCmd) serve(ctx context.Context, owner string) error {
 	var unread error
 	v, err := openVault(ctx, Database{DatabaseURL: app}, keys, func(c *vault.Config) {
 		c.Log, c.Metrics = log, metrics
+		c.Courier = courierBy(egress.Rules{Loopback: true}) // a receiver that is being developed is here too
 		unread = evidence.into(c)
 		c.Ledger = filepath.Join(folder, "ledger")
 	})

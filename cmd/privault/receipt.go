@@ -11,7 +11,7 @@ import (
 )
 
 type receiptCmd struct {
-	Verify receiptVerifyCmd `cmd:"" help:"Verify the certificate of an erasure, the report of a restore, or a person's data package, with the public key alone: no server, no database."`
+	Verify receiptVerifyCmd `cmd:"" help:"Verify the certificate of an erasure, the note of its completion, the report of a restore, or a person's data package, with the public key alone: no server, no database."`
 }
 
 type receiptVerifyCmd struct {
@@ -45,7 +45,7 @@ func (r *receiptVerifyCmd) Run() error {
 		return err
 	}
 	var text string
-	for _, title := range []string{audit.ErasureTitle, audit.ReplayTitle, audit.DrillTitle} {
+	for _, title := range []string{audit.ErasureTitle, audit.CompletionTitle, audit.ReplayTitle, audit.DrillTitle} {
 		if text, err = keys.OpenText(title, signed); err == nil {
 			break
 		}

@@ -35,10 +35,11 @@ func (s *serveCmd) Run(ctx context.Context) error {
 	var unread error
 	v, err := openVault(ctx, s.Database, s.Keys, func(c *vault.Config) {
 		c.Log, c.Metrics, c.PackageLife = log, metrics, s.PackageLife
-		var rules, clocks error
+		var rules, clocks, reach error
 		c.Alarms, rules = s.rules()
 		c.Clocks, clocks = s.clocks()
-		unread = errors.Join(rules, clocks, s.Audit.into(c))
+		c.Courier, reach = s.courier()
+		unread = errors.Join(rules, clocks, reach, s.Audit.into(c))
 		s.Ledger.into(c)
 	})
 	if err := errors.Join(err, unread); err != nil {

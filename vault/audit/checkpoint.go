@@ -156,6 +156,10 @@ const (
 	DrillTitle  = "privault restore drill v1"
 )
 
+// CompletionTitle is the first line of the note that every recipient of an erased person's data has acknowledged the erasure, or was
+// given up.
+const CompletionTitle = "privault erasure completion v1"
+
 // SignText signs a text of lines that isn't a checkpoint with every private key.
 func (k *Keys) SignText(text string) ([]byte, error) {
 	if !k.CanSign() {

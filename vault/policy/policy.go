@@ -57,10 +57,15 @@ const (
 	ReadRequests     Action = "request.read"
 	RunRequests      Action = "request.run"    // take in, verify, approve, deny; what is done then takes its own privilege too
 	Correct          Action = "record.correct" // change values as a person asked for
-	CreateTenant     Action = "tenant.create"  // by the deployment's operator, on the machine itself; no role has it
-	Sweep            Action = "sweep"          // likewise
-	Work             Action = "job.work"       // likewise: a batch of a job, which was decided on when it was enqueued
-	InspectIndexes   Action = "index.inspect"  // likewise: what an index tells whoever reads the database
+	ReadWebhooks     Action = "webhook.read"
+	WriteWebhooks    Action = "webhook.write"
+	Redeliver        Action = "webhook.redeliver"
+	Acknowledge      Action = "webhook.acknowledge" // by a recipient, that it has done its part
+	Deliver          Action = "webhook.deliver"     // by the service itself: an attempt
+	CreateTenant     Action = "tenant.create"       // by the deployment's operator, on the machine itself; no role has it
+	Sweep            Action = "sweep"               // likewise
+	Work             Action = "job.work"            // likewise: a batch of a job, which was decided on when it was enqueued
+	InspectIndexes   Action = "index.inspect"       // likewise: what an index tells whoever reads the database
 
 	Replay Action = "restore.replay" // likewise: a line of the ledger is applied to a database that doesn't have it
 
@@ -141,6 +146,11 @@ var actions = []struct {
 	{ReadRequests, onVault, 0},
 	{RunRequests, onVault, 0},
 	{Correct, onField, 0},
+	{ReadWebhooks, onVault, 0},
+	{WriteWebhooks, onVault, 0},
+	{Redeliver, onVault, 0},
+	{Acknowledge, onVault, 0},
+	{Deliver, onVault, machine},
 	{RaiseAlarm, onVault, machine},
 	{CreateTenant, onVault, machine},
 	{Sweep, onVault, machine},

@@ -15,55 +15,60 @@ import (
 // Who may do what, written out: for each role and action the most that may be seen, - where nothing is shown and it is
 // allowed, and a dot where it is refused.
 const rulings = `
-action             admin  backend-writer  backend-reader-masked  backend-reader  exporter  compliance  auditor  operator  developer  nobody
-collection.define  -      .               .                      .               .         .           .        .         -          .
-collection.read    -      -               -                      -               -         -           -        -         -          .
-collection.delete  -      .               .                      .               .         .           .        .         -          .
-tokenize           .      -               .                      .               .         .           .        .         -          .
-detokenize         .      .               masked                 plain           .         .           .        .         plain      .
-token.validate     .      -               -                      -               .         .           .        .         -          .
-token.rotate       .      -               .                      .               .         .           .        .         -          .
-record.read        .      .               masked                 plain           .         .           .        .         plain      .
-record.update      .      -               .                      .               .         .           .        .         -          .
-record.delete      .      -               .                      .               .         .           .        .         -          .
-search             .      -               -                      -               .         .           .        .         -          .
-record.export      .      .               .                      .               plain     .           .        .         plain      .
-package.read       .      .               .                      .               .         plain       .        .         plain      .
-principal.manage   -      .               .                      .               .         .           .        .         -          .
-policy.read        -      .               .                      .               .         -           -        .         -          .
-policy.write       -      .               .                      .               .         .           .        .         -          .
-purpose.read       -      .               .                      .               .         -           -        .         -          .
-purpose.write      -      .               .                      .               .         -           .        .         -          .
-consent.read       .      .               .                      .               .         -           -        .         -          .
-consent.write      .      .               .                      .               .         -           .        .         -          .
-subject.restrict   .      .               .                      .               .         -           .        .         -          .
-audit.read         .      .               .                      .               .         -           -        .         -          .
-alarm.read         -      .               .                      .               .         -           -        -         -          .
-alarm.lift         -      .               .                      .               .         .           .        .         -          .
-job.read           .      .               .                      .               .         .           .        -         -          .
-key.read           .      .               .                      .               .         .           .        -         -          .
-key.manage         .      .               .                      .               .         .           .        -         -          .
-transform.define   -      .               .                      .               .         .           .        .         -          .
-transform.read     -      -               .                      -               .         .           .        .         -          .
-transform.encode   .      -               .                      .               .         .           .        .         -          .
-transform.decode   .      .               .                      plain           .         .           .        .         plain      .
-subject.read       .      .               .                      .               .         -           .        .         -          .
-erase              .      .               .                      .               .         -           .        .         -          .
-hold.place         .      .               .                      .               .         -           .        .         -          .
-hold.read          .      .               .                      .               .         -           -        .         -          .
-hold.release       .      .               .                      .               .         -           .        .         -          .
-certificate.read   .      .               .                      .               .         -           -        .         -          .
-request.read       .      .               .                      .               .         -           -        .         -          .
-request.run        .      .               .                      .               .         -           .        .         -          .
-record.correct     .      .               .                      .               .         -           .        .         -          .
-tenant.create      .      .               .                      .               .         .           .        .         .          .
-sweep              .      .               .                      .               .         .           .        .         .          .
-job.work           .      .               .                      .               .         .           .        .         .          .
-index.inspect      .      .               .                      .               .         .           .        .         .          .
+action               admin  backend-writer  backend-reader-masked  backend-reader  exporter  compliance  auditor  operator  recipient  developer  nobody
+collection.define    -      .               .                      .               .         .           .        .         .          -          .
+collection.read      -      -               -                      -               -         -           -        -         .          -          .
+collection.delete    -      .               .                      .               .         .           .        .         .          -          .
+tokenize             .      -               .                      .               .         .           .        .         .          -          .
+detokenize           .      .               masked                 plain           .         .           .        .         .          plain      .
+token.validate       .      -               -                      -               .         .           .        .         .          -          .
+token.rotate         .      -               .                      .               .         .           .        .         .          -          .
+record.read          .      .               masked                 plain           .         .           .        .         .          plain      .
+record.update        .      -               .                      .               .         .           .        .         .          -          .
+record.delete        .      -               .                      .               .         .           .        .         .          -          .
+search               .      -               -                      -               .         .           .        .         .          -          .
+record.export        .      .               .                      .               plain     .           .        .         .          plain      .
+package.read         .      .               .                      .               .         plain       .        .         .          plain      .
+principal.manage     -      .               .                      .               .         .           .        .         .          -          .
+policy.read          -      .               .                      .               .         -           -        .         .          -          .
+policy.write         -      .               .                      .               .         .           .        .         .          -          .
+purpose.read         -      .               .                      .               .         -           -        .         .          -          .
+purpose.write        -      .               .                      .               .         -           .        .         .          -          .
+consent.read         .      .               .                      .               .         -           -        .         .          -          .
+consent.write        .      .               .                      .               .         -           .        .         .          -          .
+subject.restrict     .      .               .                      .               .         -           .        .         .          -          .
+audit.read           .      .               .                      .               .         -           -        .         .          -          .
+alarm.read           -      .               .                      .               .         -           -        -         .          -          .
+alarm.lift           -      .               .                      .               .         .           .        .         .          -          .
+job.read             .      .               .                      .               .         .           .        -         .          -          .
+key.read             .      .               .                      .               .         .           .        -         .          -          .
+key.manage           .      .               .                      .               .         .           .        -         .          -          .
+transform.define     -      .               .                      .               .         .           .        .         .          -          .
+transform.read       -      -               .                      -               .         .           .        .         .          -          .
+transform.encode     .      -               .                      .               .         .           .        .         .          -          .
+transform.decode     .      .               .                      plain           .         .           .        .         .          plain      .
+subject.read         .      .               .                      .               .         -           .        .         .          -          .
+erase                .      .               .                      .               .         -           .        .         .          -          .
+hold.place           .      .               .                      .               .         -           .        .         .          -          .
+hold.read            .      .               .                      .               .         -           -        .         .          -          .
+hold.release         .      .               .                      .               .         -           .        .         .          -          .
+certificate.read     .      .               .                      .               .         -           -        .         .          -          .
+request.read         .      .               .                      .               .         -           -        .         .          -          .
+request.run          .      .               .                      .               .         -           .        .         .          -          .
+record.correct       .      .               .                      .               .         -           .        .         .          -          .
+webhook.read         -      .               .                      .               .         -           -        -         .          -          .
+webhook.write        -      .               .                      .               .         .           .        .         .          -          .
+webhook.redeliver    -      .               .                      .               .         -           .        -         .          -          .
+webhook.acknowledge  .      .               .                      .               .         -           .        .         -          -          .
+webhook.deliver      .      .               .                      .               .         .           .        .         .          .          .
+tenant.create        .      .               .                      .               .         .           .        .         .          .          .
+sweep                .      .               .                      .               .         .           .        .         .          .          .
+job.work             .      .               .                      .               .         .           .        .         .          .          .
+index.inspect        .      .               .                      .               .         .           .        .         .          .          .
 `
 
 // everyAction are the actions that a policy can grant, and those that none can.
-var everyAction = append(policy.Actions(), policy.CreateTenant, policy.Sweep, policy.Work, policy.InspectIndexes, policy.Replay)
+var everyAction = append(policy.Actions(), policy.Deliver, policy.CreateTenant, policy.Sweep, policy.Work, policy.InspectIndexes, policy.Replay)
 
 func ask(action policy.Action, view policy.View, roles ...string) policy.Question {
 	return policy.Question{Principal: policy.Principal{ID: "prn_1", Roles: roles}, Action: action, View: view,

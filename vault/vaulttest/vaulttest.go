@@ -22,6 +22,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/privault/privault/api/egress"
 	"github.com/privault/privault/kms/kmstest"
 	"github.com/privault/privault/migrations"
 	"github.com/privault/privault/vault"
@@ -202,6 +203,7 @@ func New(t testing.TB, options ...Option) *Bench {
 	b := &Bench{KMS: kmstest.NewFaulty(kmstest.Local(t)), Log: &Log{}, t: t, offset: &atomic.Int64{}}
 	data := Database(t)
 	s := setup{config: vault.Config{DataURL: AppURL(data), KMS: b.KMS, MaxConns: 8, Now: b.Now, Log: b.Log.Logger(),
+		Courier:   Courier(egress.Rules{Loopback: true, Roots: Roots()}),
 		AuditKeys: AuditKeys(t), AuditCopy: filepath.Join(t.TempDir(), "checkpoint"), Ledger: filepath.Join(t.TempDir(), "ledger")}}
 	for _, o := range options {
 		o(&s)
