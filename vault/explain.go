@@ -219,7 +219,7 @@ var errRestricted = &Error{Kind: SubjectRestricted, Detail: "processing of this 
 
 // barred says why a caller may not come to a person's data although the policy allows it: the rule, and what it is told.
 func (l *law) barred(action policy.Action, c *Collection, f *field, purpose string, s policy.SubjectFacts) (rule string, err *Error) {
-	if action == policy.ReadPackage {
+	if action == policy.ReadPackage || action == policy.Correct {
 		// A person's own request: it is none of the purposes that the person can object to, and a restriction is for its own good.
 		return "", nil
 	}

@@ -126,7 +126,7 @@ func (t *txn) account(ctx context.Context, subject ID, told *dsar.Processing) er
 
 // addUp adds one disclosure to what is known of whoever made it.
 func addUp(sums map[involvement]*dsar.Recipient, d Disclosure) error {
-	stored := d.Action == string(policy.Tokenize) || d.Action == string(policy.UpdateRecord)
+	stored := slices.Contains([]string{string(policy.Tokenize), string(policy.UpdateRecord), string(policy.RunRequests)}, d.Action) // a correction, of the last
 	if d.Outcome != outcomeOK || d.Action == string(policy.ReadPackage) {
 		return nil
 	}

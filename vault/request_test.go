@@ -352,6 +352,70 @@ func TestARaceForARequestIsDecidedOnce(t *testing.T) {
 	}
 }
 
+// Who contests that their data is right may have it restricted meanwhile (GDPR 18(1)(a)): it is corrected all the same.
+func TestARestrictedPersonsDataIsCorrected(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	h.step(t, h.ask(t, of(deadline.Restriction, "p-1")).ID, verified)
+	patch := vault.Patch{IfVersion: 1, Fields: map[string]vault.Secret{"name": secret(`"Joe"`)}}
+	_, err := h.PatchRecord(t.Context(), h.who, "people", h.of["p-1"][0], patch)
+	wantKind(t, "a change by anybody", err, vault.SubjectRestricted)
+	n := of(deadline.Correction, "p-1")
+	n.Terms.Collection, n.Terms.Record, n.Fields = "people", h.of["p-1"][0], patch.Fields
+	r := h.ask(t, n)
+	_, err = h.TakeStep(t.Context(), vaulttest.As(h.who, "auditor"), r.ID, verified)
+	wantKind(t, "by who only reads", err, vault.Forbidden)
+	if got := h.step(t, r.ID, verified); got.State != vault.RequestCompleted {
+		t.Errorf("the correction is %s", got.State)
+	}
+	if n := h.Count(`select count(*) from privault.requests where proposal is not null`); n != 0 {
+		t.Error("what the correction brought is still there")
+	}
+	for _, e := range []vault.Explain{{Action: "record.correct", Roles: []string{"compliance"}}, {Action: "record.update", Roles: []string{"backend-writer"}}} {
+		e.Collection, e.Field, e.Subject = "people", "name", policy.SubjectFacts{Known: true, Restricted: true}
+		got, err := h.Explain(t.Context(), h.who, e)
+		if err != nil || got.Allowed != (e.Action == "record.correct") {
+			t.Errorf("%s is explained as %+v, %v", e.Action, got, err)
+		}
+	}
+	lift := vaulttest.As(h.who, "compliance")
+	if err := h.LiftRestriction(t.Context(), lift, "p-1", h.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.Reveal(h.who, h.tokens["p-1"][0]); got != `"Joe"` {
+		t.Errorf("the value is %s", got)
+	}
+}
+
+// Nobody gets what a request does without its own privilege: a policy against erasing is one against erasing by request.
+func TestARequestTakesThePrivilegeOfWhatItDoes(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	h.define(t, "letters")
+	officer := vaulttest.As(h.who, "compliance")
+	if _, _, err := h.PutPolicy(t.Context(), h.who, "narrow", `@id("n") forbid (principal in Role::"compliance",
+		action in [Action::"erase", Action::"subject.restrict", Action::"consent.write", Action::"record.correct"], resource);`, 0); err != nil {
+		t.Fatal(err)
+	}
+	objection, correction := of(deadline.Objection, "p-1"), of(deadline.Correction, "p-1")
+	objection.Terms.Purpose = "letters"
+	correction.Terms.Collection, correction.Terms.Record, correction.Remove = "people", h.of["p-1"][0], []string{"name"}
+	for _, n := range []vault.NewRequest{of(deadline.Erasure, "p-1"), of(deadline.Restriction, "p-1"), objection, correction} {
+		r, err := h.OpenRequest(t.Context(), officer, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = h.TakeStep(t.Context(), officer, r.ID, verified)
+		wantKind(t, string(n.Type)+" without its privilege", err, vault.Forbidden)
+		if got, err := h.GetRequest(t.Context(), officer, r.ID); err != nil || got.State != vault.RequestReceived || got.Verified != nil {
+			t.Errorf("the %s is %s, %v", n.Type, got.State, err)
+		}
+	}
+	if got := h.Reveal(h.who, h.tokens["p-1"][0]); got != jane {
+		t.Errorf("the value is %s", got)
+	}
+}
+
 // A restored backup doesn't bring back whom a request named: the replay takes that away again, and the request goes on.
 func TestARestoredRequestDoesNotNameTheErased(t *testing.T) {
 	t.Parallel()
@@ -387,6 +451,47 @@ func TestARestoredRequestDoesNotNameTheErased(t *testing.T) {
 				t.Errorf("the restriction by a request that the backup doesn't have: %+v, %v", said, err)
 			}
 		})
+	}
+}
+
+// Corrections, changes and erasures of one person at once: none waits for another in a circle, and the erased stay gone.
+func TestCorrectionsBesideChangesAndErasures(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	replicas := []*vault.Vault{h.Vault, h.Replica()}
+	for round := range 8 {
+		subject := fmt.Sprint("busy-", round)
+		stored := h.store(t, "orders", subject)
+		var wait sync.WaitGroup
+		for i := range 6 {
+			n := of(deadline.Correction, subject)
+			n.Terms.Collection, n.Terms.Record, n.Fields = "orders", stored.Record, map[string]vault.Secret{"name": secret(`"Joe"`)}
+			r := h.ask(t, n)
+			wait.Go(func() {
+				if _, err := replicas[i%2].TakeStep(t.Context(), h.who, r.ID, verified); err != nil && vault.AsError(err).Kind != vault.Conflict {
+					t.Errorf("a correction: %v", err)
+				}
+			})
+			wait.Go(func() {
+				_, err := replicas[i%2].PatchRecord(t.Context(), h.who, "orders", stored.Record, vault.Patch{IfVersion: int32(i + 1), Fields: map[string]vault.Secret{"name": secret(`"Ann"`)}})
+				if kind := vault.AsError(err).Kind; err != nil && kind != vault.PreconditionFailed && kind != vault.NotFound {
+					t.Errorf("a change: %v", err)
+				}
+			})
+		}
+		erasure := h.ask(t, of(deadline.Erasure, subject))
+		wait.Go(func() {
+			if _, err := replicas[round%2].TakeStep(t.Context(), h.who, erasure.ID, verified); err != nil {
+				t.Errorf("an erasure: %v", err)
+			}
+		})
+		wait.Wait()
+		if got := h.Reveal(h.who, stored.Tokens["name"]); got != string(vault.TokenNotFound) {
+			t.Errorf("the erased person's token gives %s", got)
+		}
+	}
+	if n := h.Count(`select count(*) from privault.requests where sealed is not null or proposal is not null`); n != 0 {
+		t.Errorf("%d requests of erased persons still say something", n)
 	}
 }
 

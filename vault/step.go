@@ -387,13 +387,16 @@ func (s *stepping) goOn() error {
 	return nil
 }
 
-// lockPerson locks the person that a request is about, if there is one.
+// lockPerson locks the person that a request is about, if there is one, against erasure.
 func (v *Vault) lockPerson(ctx context.Context, t *txn, keys *tenantKeys, id string) error {
 	r, err := v.request(ctx, t, keys, id, "")
 	if err != nil {
 		return err
 	}
-	digest := r.digest
+	digest, mode := r.digest, `for key share` // as who changes a record, who has locked that before, does
+	if r.Type == deadline.Erasure {
+		mode = `for update`
+	}
 	switch {
 	case r.Terms.Subject == "": // erased since
 	case r.Type == deadline.Restriction, r.Type == deadline.Objection:
@@ -404,6 +407,6 @@ func (v *Vault) lockPerson(ctx context.Context, t *txn, keys *tenantKeys, id str
 			return err
 		}
 	}
-	_, err = t.data.Exec(ctx, `select from privault.subjects where tenant_id = $1 and digest = $2 for update`, t.who.Tenant, digest)
+	_, err = t.data.Exec(ctx, `select from privault.subjects where tenant_id = $1 and digest = $2 `+mode, t.who.Tenant, digest)
 	return err
 }
