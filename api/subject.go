@@ -57,6 +57,8 @@ type erasure struct {
 	Erased         *string             `json:"erased_at,omitempty"`
 	ShredEffective *string             `json:"shred_effective_at,omitempty"`
 	Counts         vault.ErasureCounts `json:"counts"`
+	Scope          []vault.ErasurePart `json:"scope,omitempty"`
+	Retained       []vault.Retained    `json:"retained,omitempty"`
 	Recipients     []erasureRecipient  `json:"recipients,omitempty"`
 }
 
@@ -71,7 +73,13 @@ type erasureRecipient struct {
 
 func (s *Server) eraseSubject(c echo.Context) error {
 	var in struct {
-		Reason string `json:"reason"`
+		Reason   string              `json:"reason"`
+		Scope    []vault.ErasurePart `json:"scope"`
+		Retained []struct {
+			Collection string     `json:"collection"`
+			Ground     string     `json:"ground"`
+			Until      *time.Time `json:"until"`
+		} `json:"retained"`
 	}
 	if _, err := bind(c, maxBody, &in); err != nil {
 		return err
@@ -80,7 +88,20 @@ func (s *Server) eraseSubject(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	e, err := s.vault.EraseSubject(c.Request().Context(), caller(c), c.Param("subject"), in.Reason, dry)
+	var e vault.Erasure
+	ctx, who, subject := c.Request().Context(), caller(c), c.Param("subject")
+	switch {
+	case in.Scope != nil:
+		p := vault.PartialErasure{Reason: in.Reason, Scope: in.Scope, DryRun: dry}
+		for _, r := range in.Retained {
+			p.Retained = append(p.Retained, vault.Retained{Collection: r.Collection, Ground: r.Ground, Until: r.Until})
+		}
+		e, err = s.vault.ErasePart(ctx, who, subject, p)
+	case in.Retained != nil:
+		return invalid("/retained", "scope", "retained says why something stays; name in scope what goes")
+	default:
+		e, err = s.vault.EraseSubject(ctx, who, subject, in.Reason, dry)
+	}
 	if err != nil {
 		return err
 	}
@@ -93,7 +114,7 @@ func (s *Server) eraseSubject(c echo.Context) error {
 
 func wireErasure(e *vault.Erasure) erasure {
 	out := erasure{Certificate: e.ID, State: e.State, Reason: e.Reason, Requested: formatTime(e.Requested), Erased: formatOptional(e.Erased),
-		ShredEffective: formatOptional(e.ShredEffective), Counts: e.Counts}
+		ShredEffective: formatOptional(e.ShredEffective), Counts: e.Counts, Scope: e.Scope, Retained: e.Retained}
 	for _, r := range e.Recipients {
 		one := erasureRecipient{Name: r.Name, Country: r.Country, State: r.State}
 		if r.State == vault.DeliveryFailed {

@@ -57,6 +57,16 @@ func TestComplianceAnswersForAPersonsRights(t *testing.T) {
 	if got := reader.reveal(t, stored[0].Tokens["email"]); got != `"jane@example.com"` {
 		t.Errorf("before the erasure: %s", got)
 	}
+	for body, rule := range map[string]string{
+		`{"reason":"gdpr-17","scope":[]}`: "size", `{"reason":"gdpr-17","scope":[{"collection":"people","fields":["x"]}]}`: "unknown-field",
+		`{"reason":"gdpr-17","retained":[]}`: "scope", `{"reason":"gdpr-17","scope":[{"collection":"people","fields":["email"]}]}`: "required",
+	} {
+		if a := officer.send(t, "POST", "/v1/subjects/cust-1001/erasure", body); a.status != 422 || !strings.Contains(string(a.body), `"`+rule+`"`) {
+			t.Errorf("%s: %s", body, a.body)
+		}
+	}
+	officer.send(t, "POST", "/v1/subjects/cust-1001/erasure?dry_run=true", `{"reason":"gdpr-17","scope":[{"collection":"people","fields":["email"]}],
+		"retained":[{"collection":"people","ground":"legal-claims","until":"2099-01-01T00:00:00Z"}]}`).want(t, 200)
 	officer.send(t, "POST", "/v1/subjects/cust-1001/erasure", `{"reason":"gdpr-17"}`).want(t, 200).read(t, &e)
 	if e.State != "erased" || e.Certificate != deferred {
 		t.Errorf("the erasure is %+v, want %s", e, deferred)

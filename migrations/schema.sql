@@ -616,6 +616,8 @@ CREATE TABLE privault.erasures (
     counts jsonb,
     certificate text,
     completion text,
+    scope jsonb,
+    retained jsonb,
     CONSTRAINT erasures_check CHECK (((state = 'deferred'::text) = (erased_at IS NULL))),
     CONSTRAINT erasures_digest_check CHECK ((octet_length(digest) = 32)),
     CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['deferred'::text, 'erased'::text, 'purged'::text])))

@@ -37,6 +37,8 @@ type Erasure struct {
 	Erased         *time.Time // the moment of erasure: one commit, from which on nothing of the person opens anywhere
 	ShredEffective *time.Time // when the last backup of the keystore that holds the person's keys is gone
 	Counts         ErasureCounts
+	Scope          []ErasurePart      // of a partial one (partial.go); nil: everything
+	Retained       []Retained         // what stays of the person, and why
 	Certificate    string             // a signed note (C2SP signed-note); empty until erased
 	Completion     string             // likewise; empty until every recipient has acknowledged the erasure or was given up
 	Recipients     []ErasureRecipient // who had to be told; given by GetErasure
@@ -46,9 +48,10 @@ type Erasure struct {
 type ErasureCounts struct {
 	Records int `json:"records"`
 	DEKs    int `json:"deks"`
-	Aliases int `json:"aliases"`        // tokens that no other record has
-	Entries int `json:"index_entries"`  // of blind indexes
-	Held    int `json:"held,omitempty"` // records that a legal hold keeps, which is why it is deferred
+	Aliases int `json:"aliases"`          // tokens that no other record has
+	Entries int `json:"index_entries"`    // of blind indexes
+	Values  int `json:"values,omitempty"` // in records that stay, of a partial erasure
+	Held    int `json:"held,omitempty"`   // records that a legal hold keeps, which is why it is deferred
 }
 
 // EraseSubject erases a person: the keys of all their records are gone when it returns, on every replica and in every copy
@@ -104,7 +107,8 @@ type erasable struct {
 	earlier *Erasure // was erased, or is to be
 	records []ID
 	counts  ErasureCounts
-	held    bool // by a legal hold: some of the records, or whatever will come
+	held    bool     // by a legal hold: some of the records, or whatever will come
+	part    *portion // nil: everything goes
 }
 
 // lockForErasure finds a person and everything of theirs. Until the transaction ends, whoever stores or changes a record of
@@ -140,9 +144,9 @@ func (t *txn) lockForErasure(ctx context.Context, digest []byte) (*erasable, err
 	return w, err
 }
 
-// erasureOf gives the newest erasure of whoever has the digest, if there is one.
+// erasureOf gives the newest erasure of whoever has the digest, if there is one; a partial one is none.
 func (t *txn) erasureOf(ctx context.Context, digest []byte) (*Erasure, error) {
-	rows, err := t.data.Query(ctx, selectErasure+`digest = $2 order by erasure_id desc limit 1`, t.who.Tenant, digest)
+	rows, err := t.data.Query(ctx, selectErasure+`digest = $2 and scope is null order by erasure_id desc limit 1`, t.who.Tenant, digest)
 	if err != nil {
 		return nil, err
 	}
@@ -154,14 +158,14 @@ func (t *txn) erasureOf(ctx context.Context, digest []byte) (*Erasure, error) {
 }
 
 const selectErasure = `
-	select erasure_id, state, reason, requested_at, erased_at, shred_effective_at, counts, coalesce(certificate, ''), coalesce(completion, '')
+	select erasure_id, state, reason, requested_at, erased_at, shred_effective_at, counts, scope, retained, coalesce(certificate, ''), coalesce(completion, '')
 	from privault.erasures where tenant_id = $1 and `
 
 func scanErasure(r pgx.CollectableRow) (*Erasure, error) {
 	e := &Erasure{}
 	var id ID
 	var counts []byte
-	if err := r.Scan(&id, &e.State, &e.Reason, &e.Requested, &e.Erased, &e.ShredEffective, &counts, &e.Certificate, &e.Completion); err != nil {
+	if err := r.Scan(&id, &e.State, &e.Reason, &e.Requested, &e.Erased, &e.ShredEffective, &counts, &e.Scope, &e.Retained, &e.Certificate, &e.Completion); err != nil {
 		return nil, err
 	}
 	e.ID = formatID(erasurePrefix, id)
@@ -203,22 +207,31 @@ func (v *Vault) erase(ctx context.Context, t *txn, w *erasable, e *Erasure) erro
 	if w.earlier == nil || w.earlier.ID != e.ID || e.State != ErasureDeferred { // one that stays deferred says nothing new
 		t.enterErasure(w, id, e)
 	}
-	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, id, w.digest, e.Reason, e.State, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate)
+	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, id, w.digest, e.Reason, e.State, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
+		e.Scope, e.Retained)
 	return err
 }
 
 const (
 	writeErasure = `
-	insert into privault.erasures (tenant_id, erasure_id, digest, reason, state, requested_at, erased_at, shred_effective_at, counts, certificate)
-	values ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''))
+	insert into privault.erasures (tenant_id, erasure_id, digest, reason, state, requested_at, erased_at, shred_effective_at, counts, certificate, scope, retained)
+	values ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''), $11, $12)
 	on conflict (tenant_id, erasure_id) do update set state = excluded.state, erased_at = excluded.erased_at,
-		shred_effective_at = excluded.shred_effective_at, counts = excluded.counts, certificate = excluded.certificate`
+		shred_effective_at = excluded.shred_effective_at, counts = excluded.counts, certificate = excluded.certificate,
+		retained = excluded.retained`
 	deleteKeys = `
 	delete from keystore.data_keys where tenant_id = $1 and record_id = any($2)`
 )
 
 // shredSubject is the moment of erasure: the keys go, and the link between the person and their random id.
 func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e *Erasure) error {
+	gone := *w.subject
+	if w.part != nil {
+		gone = w.part.id
+		if err := v.erasePart(ctx, t, w, e); err != nil {
+			return err
+		}
+	}
 	done, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, w.records)
 	if err != nil {
 		return err
@@ -229,15 +242,17 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 		return err
 	}
 	if _, err := t.data.Exec(ctx, `
-		insert into privault.erasing (tenant_id, subject_id, erasure_id) values ($1, $2, $3)`, t.who.Tenant, w.subject, id); err != nil {
+		insert into privault.erasing (tenant_id, subject_id, erasure_id) values ($1, $2, $3)`, t.who.Tenant, gone, id); err != nil {
 		return err
 	}
 	if _, err := t.data.Exec(ctx, `
-		delete from privault.subjects where tenant_id = $1 and subject_id = $2`, t.who.Tenant, w.subject); err != nil {
+		delete from privault.subjects where tenant_id = $1 and subject_id = $2`, t.who.Tenant, gone); err != nil {
 		return err
 	}
-	if err := t.forgetRequests(ctx, [][]byte{w.digest}, id, t.now); err != nil {
-		return err
+	if w.part == nil {
+		if err := t.forgetRequests(ctx, [][]byte{w.digest}, id, t.now); err != nil {
+			return err
+		}
 	}
 	effective := t.now.Add(v.keystoreBackups)
 	e.Erased, e.ShredEffective = &t.now, &effective
@@ -256,11 +271,11 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 func (v *Vault) certify(tenant, subject ID, e *Erasure) (string, error) {
 	var b strings.Builder
 	b.WriteString(audit.ErasureTitle + "\n")
-	for _, line := range [][2]string{
+	lines := [][2]string{
 		{"certificate", e.ID},
 		{"deployment", uuid.UUID(v.deployment).String()},
 		{"tenant", uuid.UUID(tenant).String()},
-		{"subject", formatID(subjectPrefix, subject)}, // which nothing leads to any more
+		{"subject", formatID(subjectPrefix, subject)}, // which nothing leads to any more, if all of the person is erased
 		{"reason", e.Reason},
 		{"requested-at", e.Requested.UTC().Format(time.RFC3339Nano)},
 		{"erased-at", e.Erased.UTC().Format(time.RFC3339Nano)},
@@ -269,7 +284,14 @@ func (v *Vault) certify(tenant, subject ID, e *Erasure) (string, error) {
 		{"deks", strconv.Itoa(e.Counts.DEKs)},
 		{"aliases", strconv.Itoa(e.Counts.Aliases)},
 		{"index-entries", strconv.Itoa(e.Counts.Entries)},
-	} {
+	}
+	if e.Scope != nil {
+		lines = append(lines, [2]string{"scope", scopeText(e.Scope)}, [2]string{"values", strconv.Itoa(e.Counts.Values)})
+	}
+	for _, r := range e.Retained {
+		lines = append(lines, [2]string{"retained", r.text()})
+	}
+	for _, line := range lines {
 		b.WriteString(line[0] + ": " + line[1] + "\n")
 	}
 	signed, err := v.audit.keys.SignText(b.String())
@@ -343,23 +365,33 @@ func (v *Vault) deferredStep(ctx context.Context, b *batch) (done int, more bool
 	position, _ := parseID(erasurePrefix, after) // at first: from the lowest id
 	var id ID
 	var digest []byte
+	e := &Erasure{}
 	err = b.data.QueryRow(ctx, `
-		select erasure_id, digest from privault.erasures
+		select erasure_id, digest, reason, requested_at, scope, retained from privault.erasures
 		where tenant_id = $1 and state = 'deferred' and erasure_id > $2 order by erasure_id limit 1`,
-		b.who.Tenant, position).Scan(&id, &digest)
+		b.who.Tenant, position).Scan(&id, &digest, &e.Reason, &e.Requested, &e.Scope, &e.Retained)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, false, nil
 	}
 	if err != nil {
 		return 0, false, err
 	}
+	e.ID = formatID(erasurePrefix, id)
 	w, err := b.lockForErasure(ctx, digest)
+	if err == nil {
+		err = b.again(ctx, w, e)
+	}
 	if err != nil {
 		return 0, false, err
 	}
+	if w.subject == nil && e.Scope != nil {
+		if err := b.supersede(ctx, id, w.earlier); err != nil {
+			return 0, false, err
+		}
+	}
 	if w.subject != nil && !w.held {
 		b.entry.Resources = append([]resource{{Subject: formatOptional(subjectPrefix, w.subject)}}, b.entry.Resources...)
-		if err := v.erase(ctx, b.txn, w, &Erasure{Counts: w.counts}); err != nil {
+		if err := v.erase(ctx, b.txn, w, e); err != nil {
 			return 0, false, err
 		}
 		done = 1

@@ -29,6 +29,7 @@ type lineErasure struct {
 	Counts         ErasureCounts `json:"counts"`
 	Certificate    string        `json:"certificate,omitempty"`
 	Records        []byte        `json:"records,omitempty"`
+	Part           *linePart     `json:"part,omitempty"` // nil: everything
 }
 
 // lineHold is a hold, or the release of one.
@@ -94,6 +95,9 @@ func (t *txn) enterErasure(w *erasable, id ID, e *Erasure) {
 		line.Kind = erasureLine
 		line.Erasure.Erased, line.Erasure.ShredEffective, line.Erasure.Certificate = e.Erased, e.ShredEffective, e.Certificate
 		line.Erasure.Records = packIDs(w.records)
+	}
+	if w.part != nil {
+		line.Erasure.Part = &linePart{*idInLine(w.part.id), e.Scope, e.Retained}
 	}
 	t.enter(line)
 }
@@ -191,7 +195,11 @@ func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error 
 	if err != nil {
 		return err
 	}
-	return v.erase(ctx, t, w, &Erasure{ID: formatID(erasurePrefix, ID(line.Erasure.ID)), Reason: line.Erasure.Reason, Requested: line.Erasure.Requested, Counts: w.counts})
+	e := line.Erasure.erasure()
+	if err := t.again(ctx, w, e); err != nil {
+		return err
+	}
+	return v.erase(ctx, t, w, e)
 }
 
 // applyLine does what a line says in the data database, where it may have been done in part.
@@ -260,15 +268,34 @@ func (t *txn) insertErasure(ctx context.Context, e *lineErasure, state string) e
 	if err != nil {
 		return err
 	}
-	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, ID(e.ID), e.Digest, e.Reason, state, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate)
+	was := e.erasure()
+	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, ID(e.ID), e.Digest, e.Reason, state, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
+		was.Scope, was.Retained)
 	return err
 }
 
+// erasure is what was asked for.
+func (e *lineErasure) erasure() *Erasure {
+	asked := &Erasure{ID: formatID(erasurePrefix, ID(e.ID)), Reason: e.Reason, Requested: e.Requested}
+	if e.Part != nil {
+		asked.Scope, asked.Retained = e.Part.Scope, e.Part.Retained
+	}
+	return asked
+}
+
 // replayErasure erases once more whom a restored database has brought back. It asks no hold: none kept the person when it was done.
-func (t *txn) replayErasure(ctx context.Context, e *lineErasure, inData, inKeys bool) error {
+func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inData, inKeys bool) error {
 	subjects := make([]ID, len(e.Subjects))
 	for i := range e.Subjects {
 		subjects[i] = ID(e.Subjects[i])
+	}
+	if e.Part != nil {
+		if inData {
+			if err := v.replayPart(ctx, t, e); err != nil {
+				return err
+			}
+		}
+		subjects = []ID{ID(e.Part.ID)}
 	}
 	records := unpackIDs(e.Records)
 	var id ID
@@ -284,14 +311,16 @@ func (t *txn) replayErasure(ctx context.Context, e *lineErasure, inData, inKeys 
 			return err
 		}
 	}
-	digests := [][]byte{e.Digest} // and that of a backup, which may be under an older key
-	err = eachBytes(ctx, t.data, func(digest []byte) { digests = append(digests, slices.Clone(digest)) }, `
-		select digest from privault.subjects where tenant_id = $1 and subject_id = any($2)`, t.who.Tenant, subjects)
-	if err != nil {
-		return err
-	}
-	if err := t.forgetRequests(ctx, digests, ID(e.ID), *e.Erased); err != nil {
-		return err
+	if e.Part == nil {
+		digests := [][]byte{e.Digest} // and that of a backup, which may be under an older key
+		err = eachBytes(ctx, t.data, func(digest []byte) { digests = append(digests, slices.Clone(digest)) }, `
+			select digest from privault.subjects where tenant_id = $1 and subject_id = any($2)`, t.who.Tenant, subjects)
+		if err != nil {
+			return err
+		}
+		if err := t.forgetRequests(ctx, digests, ID(e.ID), *e.Erased); err != nil {
+			return err
+		}
 	}
 	if !inData {
 		return nil
@@ -389,7 +418,7 @@ func (v *Vault) replayAll(ctx context.Context, progress func(done, total int)) (
 			case err != nil || !data && !keys || !slices.Contains(tenants, p.tenant):
 				return err
 			case line.Kind == erasureLine:
-				return t.replayErasure(ctx, line.Erasure, data, keys)
+				return v.replayErasure(ctx, t, line.Erasure, data, keys)
 			}
 			return t.applyLine(ctx, line)
 		})

@@ -1,0 +1,1 @@
+alter table privault.erasures drop scope, drop retained;

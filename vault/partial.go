@@ -1,0 +1,374 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/policy"
+)
+
+// A partial erasure takes some collections' records of a person, or some fields' values, and says what stays and why. Records
+// that go are first given to a subject of their own that nothing leads to; from then on it goes as when a person is erased. Values
+// go like in a patch: the record is sealed anew without them, and its old key is shredded.
+
+// RetentionGrounds are those on which data of a person who asked for erasure stays: the person asked for no more, or the
+// exceptions of GDPR 17(3)(a) to (e) and CCPA 1798.105(d).
+var RetentionGrounds = []string{"not-requested", "expression", "legal-obligation", "public-health", "archiving", "legal-claims", "ccpa-1798.105-d"}
+
+// ErasurePart is a collection of which a person's records go, or only what they hold in some fields.
+type ErasurePart struct {
+	Collection string   `json:"collection"`
+	Fields     []string `json:"fields,omitempty"`
+}
+
+// Retained is what stays of a person in a collection.
+type Retained struct {
+	Collection string     `json:"collection"`
+	Records    int        `json:"records"`
+	Ground     string     `json:"ground"`          // one of RetentionGrounds
+	Until      *time.Time `json:"until,omitempty"` // nil: no date is known
+}
+
+// PartialErasure is what is asked for.
+type PartialErasure struct {
+	Reason   string
+	Scope    []ErasurePart
+	Retained []Retained // of each collection in which something stays: the ground, and until when
+	DryRun   bool
+}
+
+const (
+	maxErasureParts = 100
+	// Sealing a record anew takes about a millisecond, and they are sealed in one transaction.
+	maxPartialRecords = 2000
+)
+
+// ErasePart erases a part of what is held of a person, in one commit. Where a legal hold keeps any of that part, nothing is
+// erased yet, and the erasure is deferred. Of somebody who is erased entirely it gives that erasure.
+func (v *Vault) ErasePart(ctx context.Context, who Caller, reference string, p PartialErasure) (Erasure, error) {
+	keys, err := v.keyring.of(ctx, who.Tenant)
+	if err != nil {
+		return Erasure{}, v.refuseUnopened(ctx, who, policy.Erase, err)
+	}
+	var e Erasure
+	err = v.within(ctx, who, policy.Erase, func(t *txn) error {
+		if checkSubject(reference, "") != nil {
+			return fail(NotFound, "")
+		}
+		sum, err := t.subjectDigest(ctx, keys, reference)
+		if err != nil {
+			return err
+		}
+		w, err := t.lockForErasure(ctx, sum)
+		if err != nil {
+			return err
+		}
+		if err := t.entry.require(policy.Erase); err != nil {
+			return err
+		}
+		if !slices.Contains(ErasureReasons, p.Reason) {
+			return invalid("/reason", "reason", "the reasons are "+list(ErasureReasons))
+		}
+		t.entry.Resources = []resource{{Subject: formatOptional(subjectPrefix, w.subject)}}
+		if w.subject == nil {
+			e = *w.earlier
+			t.entry.Resources[0].Erasure = e.ID
+			return nil
+		}
+		e = Erasure{State: ErasureDryRun, Reason: p.Reason, Requested: t.now, Scope: p.Scope, Retained: p.Retained}
+		if err := t.narrow(ctx, w, &e); err != nil {
+			return err
+		}
+		if p.DryRun {
+			if e.Counts.DEKs, err = t.countKeys(ctx, w.records); err == nil {
+				e.Counts.Aliases, e.Counts.Entries, err = t.countBound(ctx, w.records)
+			}
+			return err
+		}
+		return v.erase(ctx, t, w, &e)
+	})
+	return e, err
+}
+
+// again prepares an erasure that was asked for before. Of a partial one, what stays is counted anew, and nothing of the part may be
+// left by now.
+func (t *txn) again(ctx context.Context, w *erasable, e *Erasure) error {
+	if e.Scope == nil || w.subject == nil {
+		e.Counts = w.counts
+		return nil
+	}
+	err := t.narrow(ctx, w, e)
+	if refused := AsError(err); err != nil && refused.Kind == Invalid {
+		return nil // for what changed meanwhile: nothing is left, more stays, a date has passed
+	}
+	return err
+}
+
+// supersede ends a partial erasure that was deferred, of somebody who was erased entirely meanwhile.
+func (t *txn) supersede(ctx context.Context, id ID, by *Erasure) error {
+	_, err := t.data.Exec(ctx, `
+		update privault.erasures set state = $3, erased_at = $4, shred_effective_at = $5, certificate = $6
+		where tenant_id = $1 and erasure_id = $2`, t.who.Tenant, id, by.State, by.Erased, by.ShredEffective, by.Certificate)
+	return err
+}
+
+// linePart is what the ledger says of a partial erasure.
+type linePart struct {
+	ID       lineID        `json:"id"` // the subject that the records were given to
+	Scope    []ErasurePart `json:"scope"`
+	Retained []Retained    `json:"retained"`
+}
+
+// replayPart takes a part once more, of a person whom a restored database has with it. Values go where the record opens: where it
+// doesn't, its key is gone, and they with it.
+func (v *Vault) replayPart(ctx context.Context, t *txn, e *lineErasure) error {
+	w := &erasable{subject: (*ID)(&e.Subjects[0])}
+	again := &Erasure{Scope: e.Part.Scope}
+	if err := t.narrow(ctx, w, again); err != nil && AsError(err).Kind != Invalid {
+		return err
+	}
+	r, err := v.readerFor(ctx, t)
+	if err != nil {
+		return err
+	}
+	for _, values := range w.part.values {
+		if _, _, err := r.eraseValues(ctx, t, values); err != nil {
+			return err
+		}
+	}
+	return t.split(ctx, ID(e.Part.ID), unpackIDs(e.Records))
+}
+
+// portion is the part of a person's data that is to be erased.
+type portion struct {
+	id     ID // the subject that the records are given to
+	values []portionValues
+}
+
+// portionValues are records of which some fields' values go.
+type portionValues struct {
+	collection string
+	fields     []string
+	records    []ID
+}
+
+// heldIn is what a collection holds of a person.
+type heldIn struct {
+	records []ID
+	held    int // by a legal hold
+}
+
+// narrow narrows what is to be erased to a scope. It counts what stays, of which the erasure must say why.
+func (t *txn) narrow(ctx context.Context, w *erasable, e *Erasure) error {
+	holdings, err := t.holdings(ctx, *w.subject)
+	if err != nil {
+		return err
+	}
+	w.earlier, w.records, w.held, w.counts = nil, []ID{}, false, ErasureCounts{}
+	w.part = &portion{}
+	if w.part.id, err = newID(); err != nil {
+		return err
+	}
+	var faults faults
+	if n := len(e.Scope); n == 0 || n > maxErasureParts {
+		return invalid("/scope", "size", fmt.Sprintf("scope names 1 to %d collections; leave it out to erase the whole person", maxErasureParts))
+	}
+	seen := map[string]bool{}
+	stay := map[string]int{}
+	for name, h := range holdings {
+		stay[name] = len(h.records)
+	}
+	for i, p := range e.Scope {
+		at := fmt.Sprintf("/scope/%d", i)
+		coll, err := t.collection(ctx, `name = $2`, p.Collection)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			faults.add(at+"/collection", "unknown-collection", "there is no such collection")
+			continue
+		case err != nil:
+			return err
+		case seen[p.Collection]:
+			faults.add(at+"/collection", "duplicate", "a collection is named once")
+		}
+		seen[p.Collection] = true
+		for j, name := range p.Fields {
+			switch f := coll.fields[name]; {
+			case f == nil:
+				faults.add(fmt.Sprintf("%s/fields/%d", at, j), "unknown-field", "the collection has no such field")
+			case f.required:
+				faults.add(fmt.Sprintf("%s/fields/%d", at, j), "required", "a record can't be without a required field: erase the collection's records, or make the field optional first")
+			}
+		}
+		h := holdings[p.Collection]
+		if h == nil {
+			continue
+		}
+		if w.counts.Held += h.held; h.held > 0 {
+			w.held = true
+		}
+		if len(p.Fields) > 0 {
+			w.part.values = append(w.part.values, portionValues{p.Collection, p.Fields, h.records})
+			continue
+		}
+		w.records = append(w.records, h.records...)
+		delete(stay, p.Collection)
+	}
+	if len(w.records) == 0 && len(w.part.values) == 0 && len(faults.fields) == 0 {
+		faults.add("/scope", "nothing-held", "nothing of the person is in the scope")
+	}
+	n := 0
+	for _, values := range w.part.values {
+		n += len(values.records)
+	}
+	if n > maxPartialRecords {
+		faults.add("/scope", "size", fmt.Sprintf("fields are erased in at most %d records at once: erase whole collections, or change the records one by one", maxPartialRecords))
+	}
+	e.Retained = retained(e.Retained, stay, t.now, &faults)
+	w.counts.Records = len(w.records)
+	e.Counts = w.counts
+	return faults.err()
+}
+
+// retained gives what stays in each collection, with the ground that was named for it.
+func retained(named []Retained, stay map[string]int, now time.Time, faults *faults) []Retained {
+	grounds := map[string]Retained{}
+	for i, r := range named {
+		at := fmt.Sprintf("/retained/%d", i)
+		switch {
+		case !slices.Contains(RetentionGrounds, r.Ground):
+			faults.add(at+"/ground", "ground", "the grounds are "+list(RetentionGrounds))
+		case r.Until != nil && !r.Until.After(now):
+			faults.add(at+"/until", "future", "until is not in the future")
+		case stay[r.Collection] == 0:
+			faults.add(at+"/collection", "nothing-held", "nothing of the person stays in that collection")
+		}
+		grounds[r.Collection] = r
+	}
+	var all []Retained
+	for _, name := range slices.Sorted(maps.Keys(stay)) {
+		r, have := grounds[name]
+		if !have {
+			r.Ground = RetentionGrounds[0]
+			faults.add("/retained", "required", "of each collection in which something of the person stays, retained names the ground; "+name+" is missing")
+		}
+		r.Collection, r.Records = name, stay[name]
+		all = append(all, r)
+	}
+	return all
+}
+
+// holdings are a person's records by collection.
+func (t *txn) holdings(ctx context.Context, subject ID) (map[string]*heldIn, error) {
+	all := map[string]*heldIn{}
+	var name string
+	var h heldIn
+	err := each(ctx, t.data, []any{&name, &h.records, &h.held}, func() error {
+		all[name] = &heldIn{h.records, h.held}
+		h.records = nil
+		return nil
+	}, `
+		select c.name, array_agg(r.record_id order by r.record_id), count(*) filter (where privault.held(r, $3))
+		from privault.records r join privault.collections c using (tenant_id, collection_id)
+		where r.tenant_id = $1 and r.subject_id = $2 group by c.name`, t.who.Tenant, subject, t.now)
+	return all, err
+}
+
+// erasePart takes the values, and gives the records of which nothing is left, and those that go anyway, to the subject of their own.
+func (v *Vault) erasePart(ctx context.Context, t *txn, w *erasable, e *Erasure) error {
+	r, err := v.readerFor(ctx, t)
+	if err != nil {
+		return err
+	}
+	for _, values := range w.part.values {
+		emptied, taken, err := r.eraseValues(ctx, t, values)
+		if err != nil {
+			return err
+		}
+		w.records = append(w.records, emptied...)
+		e.Counts.Values += taken
+	}
+	e.Counts.Records = len(w.records)
+	return t.split(ctx, w.part.id, w.records)
+}
+
+// split gives records to a subject that nothing leads to.
+func (t *txn) split(ctx context.Context, to ID, records []ID) error {
+	_, err := t.data.Exec(ctx, `
+		update privault.records set subject_id = $3 where tenant_id = $1 and record_id = any($2)`, t.who.Tenant, records, to)
+	return err
+}
+
+func (v *Vault) readerFor(ctx context.Context, t *txn) (*reader, error) {
+	keys, err := v.keyring.of(ctx, t.who.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	if keys, err = t.holdKeys(ctx, keys); err != nil {
+		return nil, err
+	}
+	return v.newReader(keys, t.entry), nil
+}
+
+// eraseValues seals records anew without some fields' values. It gives the records that would hold nothing any more, which it
+// leaves alone, and how many values it took.
+func (r *reader) eraseValues(ctx context.Context, t *txn, p portionValues) (emptied []ID, taken int, err error) {
+	for _, id := range p.records {
+		o, err := r.openForUpdate(ctx, t, p.collection, id)
+		if err != nil && AsError(err).Kind == NotFound { // expired, or of a key that is gone
+			emptied = append(emptied, id)
+			continue
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		remove, stays := []string{}, false
+		for _, box := range o.boxes {
+			switch f := o.coll.byNumber(box.Field); {
+			case f == nil:
+			case slices.Contains(p.fields, f.name):
+				remove = append(remove, f.name)
+			default:
+				stays = true
+			}
+		}
+		if len(remove) == 0 {
+			continue
+		}
+		taken += len(remove)
+		if !stays {
+			emptied = append(emptied, id)
+			continue
+		}
+		if _, err := r.patch(ctx, t, o, Patch{Remove: remove}); err != nil {
+			return nil, 0, err
+		}
+	}
+	return emptied, taken, nil
+}
+
+// scopeText is a scope as a certificate says it.
+func scopeText(scope []ErasurePart) string {
+	parts := make([]string, len(scope))
+	for i, p := range scope {
+		if parts[i] = p.Collection; len(p.Fields) > 0 {
+			parts[i] += " (" + strings.Join(p.Fields, ", ") + ")"
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// text is what stays, as a certificate says it.
+func (r Retained) text() string {
+	text := fmt.Sprintf("%s, %d records, %s", r.Collection, r.Records, r.Ground)
+	if r.Until != nil {
+		text += ", until " + r.Until.UTC().Format(time.RFC3339)
+	}
+	return text
+}
