@@ -107,6 +107,7 @@ type erasable struct {
 	earlier *Erasure // was erased, or is to be
 	records []ID
 	counts  ErasureCounts
+	bound   bool     // to aliases or indexes: some of the records
 	held    bool     // by a legal hold: some of the records, or whatever will come
 	part    *portion // nil: everything goes
 }
@@ -134,11 +135,12 @@ func (t *txn) lockForErasure(ctx context.Context, digest []byte) (*erasable, err
 		return nil, err
 	}
 	err = t.data.QueryRow(ctx, `
-		select coalesce(array_agg(r.record_id), '{}'), count(*) filter (where privault.held(r, $3)),
+		select coalesce(array_agg(r.record_id), '{}'), coalesce(bool_or(cardinality(r.digests) > 0), false),
+			count(*) filter (where (select count(*) > 0 from privault.holds h where h.tenant_id = $1 and h.released_at is null) and privault.held(r, $3)),
 			exists (select from privault.holds h where h.tenant_id = $1 and h.subject_id = $2 and h.released_at is null
 				and (h.expires_at is null or h.expires_at > $3))
 		from privault.records r where r.tenant_id = $1 and r.subject_id = $2`,
-		t.who.Tenant, w.subject, t.now).Scan(&w.records, &w.counts.Held, &w.held)
+		t.who.Tenant, w.subject, t.now).Scan(&w.records, &w.bound, &w.counts.Held, &w.held)
 	w.counts.Records = len(w.records)
 	w.held = w.held || w.counts.Held > 0
 	return w, err
@@ -212,6 +214,9 @@ func (v *Vault) erase(ctx context.Context, t *txn, w *erasable, e *Erasure) erro
 	return err
 }
 
+// notErasing says of a row r of records that its person is not erased: until it is purged it is there, and for nobody.
+const notErasing = `not exists (select from privault.erasing e where e.tenant_id = r.tenant_id and e.subject_id = r.subject_id)`
+
 const (
 	writeErasure = `
 	insert into privault.erasures (tenant_id, erasure_id, digest, reason, state, requested_at, erased_at, shred_effective_at, counts, certificate, scope, retained)
@@ -238,8 +243,10 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 	}
 	e.Counts.DEKs = int(done.RowsAffected())
 	// With the keys, so that an erased value gets another token at once and not the one that it had.
-	if e.Counts.Aliases, e.Counts.Entries, err = t.unbindRecords(ctx, w.records); err != nil {
-		return err
+	if w.bound {
+		if e.Counts.Aliases, e.Counts.Entries, err = t.unbindRecords(ctx, w.records); err != nil {
+			return err
+		}
 	}
 	if _, err := t.data.Exec(ctx, `
 		insert into privault.erasing (tenant_id, subject_id, erasure_id) values ($1, $2, $3)`, t.who.Tenant, gone, id); err != nil {

@@ -398,6 +398,7 @@ func (v *Vault) finishIntents(ctx context.Context, k *knowledge, all []*applied,
 		if err := v.reapply(ctx, seq, p, v.finishLine); err != nil {
 			return err
 		}
+		v.ledger.committed([]*ledgerLine{{Seq: seq}})
 	}
 	return nil
 }
@@ -418,11 +419,11 @@ func (v *Vault) noteDone(ctx context.Context, k *knowledge, all []*applied) erro
 	return v.ledger.write(ctx, []*ledgerLine{note})
 }
 
-// settle moves up what these databases say they have without gaps.
+// settle moves up what these databases say they have without gaps, as far as the ledger says that it is done.
 func (v *Vault) settle(ctx context.Context, k *knowledge, all []*applied, schemas ...string) error {
 	to := k.last
 	for seq, p := range k.pending {
-		if !p.in(seq, all) {
+		if !p.in(seq, all) || !p.noted { // what isn't noted would not be missed in a database that is set back behind it
 			to = min(to, seq-1)
 		}
 	}

@@ -131,7 +131,7 @@ func (t *txn) holdTarget(ctx context.Context, keys *tenantKeys, h Hold) (to targ
 		id, ok := parseID(recordPrefix, h.Record)
 		if ok {
 			err = t.data.QueryRow(ctx, `
-				select record_id from privault.records where tenant_id = $1 and record_id = $2`, t.who.Tenant, id).Scan(&id)
+				select r.record_id from privault.records r where r.tenant_id = $1 and r.record_id = $2 and `+notErasing, t.who.Tenant, id).Scan(&id)
 		}
 		if !ok || errors.Is(err, pgx.ErrNoRows) {
 			return to, invalid("/record", "unknown-record", "there is no such record")

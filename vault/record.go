@@ -477,7 +477,7 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 		var row row
 		err := t.data.QueryRow(ctx, `
 			select r.version, r.subject_id, r.digests from privault.records r join privault.collections c using (tenant_id, collection_id)
-			where r.tenant_id = $1 and r.record_id = $2 and c.name = $3
+			where r.tenant_id = $1 and r.record_id = $2 and c.name = $3 and `+notErasing+`
 			for update of r`, who.Tenant, id, collection).Scan(&row.version, &row.subject, &row.digests)
 		if err != nil {
 			if errors.Is(err, pgx.ErrNoRows) {
