@@ -266,7 +266,7 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 	if e.Certificate, err = v.certify(t.who.Tenant, *w.subject, e); err != nil {
 		return err
 	}
-	if err := t.emitOf(ctx, EventSubjectErased, *w.subject, happening{Certificate: e.ID, erasure: &id}); err != nil {
+	if err := t.emitOf(ctx, EventSubjectErased, gone, happening{Certificate: e.ID, erasure: &id}); err != nil {
 		return err
 	}
 	_, err = t.enqueue(ctx, purgeJob, purgeParams{e.ID})

@@ -19,8 +19,9 @@ import (
 // go like in a patch: the record is sealed anew without them, and its old key is shredded.
 
 // RetentionGrounds are those on which data of a person who asked for erasure stays: the person asked for no more, or the
-// exceptions of GDPR 17(3)(a) to (e) and CCPA 1798.105(d).
-var RetentionGrounds = []string{"not-requested", "expression", "legal-obligation", "public-health", "archiving", "legal-claims", "ccpa-1798.105-d"}
+// exceptions of GDPR 17(3)(a) to (e) and CCPA 1798.105(d), in the words of DenialReasons.
+var RetentionGrounds = []string{"not-requested", "freedom-of-expression", "legal-obligation", "public-health", "archiving-or-research", "legal-claims",
+	"needed-for-exception"}
 
 // ErasurePart is a collection of which a person's records go, or only what they hold in some fields.
 type ErasurePart struct {

@@ -88,11 +88,21 @@ func TestAPartOfAPersonIsErased(t *testing.T) {
 			if got := c.Reveal(c.who, c.letter.Tokens["name"]); got != `"Jane"` {
 				t.Error("a dry run did something: ", got)
 			}
+			if _, _, _, err := c.PutWebhook(t.Context(), c.who, vault.Webhook{Name: "crm", URL: "https://127.0.0.1:9/", Events: vault.EventKinds()}, 0); err != nil {
+				t.Fatal(err)
+			}
 			e, err := c.ErasePart(t.Context(), c.who, "p-1", partial())
 			if err != nil || e.State != vault.ErasureErased {
 				t.Fatal(e.State, err)
 			}
 			c.hasPart(t, c.Bench)
+			// What is told of are the records that go, and those that go on without some values.
+			want := []string{"record.corrected orders " + c.order.Record, "subject.erased letters " + c.letter.Record, "subject.erased orders " + c.bare.Record}
+			told := c.Texts(`select d.event || ' ' || (i->>'collection') || ' ' || (i->'records'->>0) from privault.webhook_deliveries d,
+				json_array_elements(d.body::json->'data'->'collections') i order by 1`)
+			if diff := cmp.Diff(want, told); diff != "" {
+				t.Errorf("told (-want +got):\n%s", diff)
+			}
 			if diff := cmp.Diff(vault.ErasureCounts{Records: 2, DEKs: 2, Entries: 1, Values: 3}, e.Counts); diff != "" {
 				t.Errorf("counts (-want +got):\n%s", diff)
 			}
