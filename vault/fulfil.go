@@ -116,18 +116,22 @@ func (t *txn) forgetRequests(ctx context.Context, digests [][]byte, erasure ID, 
 	}
 	rows, err = t.data.Query(ctx, `
 		update privault.requests set state = 'completed', outcome = 'complied', closed_at = $3, version = version + 1
-		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' returning request_id`, t.who.Tenant, erasure, at)
+		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' returning request_id, due_at`, t.who.Tenant, erasure, at)
 	if err != nil {
 		return err
 	}
-	waited, err := pgx.CollectRows(rows, pgx.RowTo[ID])
-	for _, id := range waited {
+	waited, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Request, error) {
+		r := &Request{State: RequestCompleted}
+		err := row.Scan(&r.id, &r.Due)
+		r.ID = formatID(requestPrefix, r.id)
+		return r, err
+	})
+	for _, r := range waited {
 		if err != nil {
 			break
 		}
-		r := &Request{id: id, State: RequestCompleted}
 		r.happens(RequestEvent{Event: "completed", Reason: OutcomeComplied})
-		t.entry.Resources = append(t.entry.Resources, resource{Request: formatID(requestPrefix, id)})
+		t.entry.Resources = append(t.entry.Resources, resource{Request: r.ID})
 		err = t.insertRequestEvents(ctx, r)
 	}
 	return err

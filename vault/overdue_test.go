@@ -267,3 +267,51 @@ func TestRequestsKeysAreNoOrphans(t *testing.T) {
 		t.Errorf("%d keys after the correction, want %d", got, before-1)
 	}
 }
+
+func TestWebhooksHearOfRequests(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	desk := h.webhook(t, "desk", func(w *vault.Webhook) {
+		w.Events = []string{vault.EventRequestDueSoon, vault.EventRequestOverdue, vault.EventRequestCompleted}
+	}, nil)
+	hold, err := h.PlaceHold(t.Context(), h.who, vault.Hold{Matter: "case-7", Subject: "p-2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.step(t, h.ask(t, of(deadline.Restriction, "p-1")).ID, verified)
+	deferred := h.step(t, h.ask(t, of(deadline.Erasure, "p-2")).ID, verified)
+	open := h.ask(t, of(deadline.Access, "p-1"))
+	want := []string{vault.EventRequestCompleted}
+	told := func() (kinds []string) {
+		h.deliver(t)
+		for _, m := range desk.Messages() {
+			kinds = append(kinds, desk.read(t, m).Type)
+			if !strings.Contains(m.Body, `"request":"req_`) || !strings.Contains(m.Body, `"due_at":"20`) || strings.Contains(m.Body, "p-1") {
+				t.Errorf("told as %s", m.Body)
+			}
+		}
+		return kinds
+	}
+	if diff := cmp.Diff(want, told()); diff != "" {
+		t.Errorf("told at first (-want +got):\n%s", diff)
+	}
+	if err := h.ReleaseHold(t.Context(), h.who, hold.ID); err != nil {
+		t.Fatal(err)
+	}
+	h.Work()
+	h.Until(func() bool {
+		r, err := h.GetRequest(t.Context(), h.who, deferred.ID)
+		return err == nil && r.State == vault.RequestCompleted
+	})
+	h.Advance(open.Due.Add(-day).Sub(h.Now()))
+	h.note(t)
+	h.Advance(2 * day)
+	h.note(t)
+	got := map[string]int{}
+	for _, kind := range told() {
+		got[kind]++
+	}
+	if diff := cmp.Diff(map[string]int{vault.EventRequestCompleted: 2, vault.EventRequestDueSoon: 1, vault.EventRequestOverdue: 1}, got); diff != "" {
+		t.Errorf("told in all (-want +got):\n%s", diff)
+	}
+}

@@ -464,7 +464,10 @@ func (r *Request) happens(e RequestEvent) {
 	r.happened = append(r.happened, e)
 }
 
-// insertRequestEvents writes what happened to a request.
+// toldOfRequests are what of a request's history webhooks may hear.
+var toldOfRequests = map[string]string{dueSoon: EventRequestDueSoon, overdue: EventRequestOverdue, "completed": EventRequestCompleted}
+
+// insertRequestEvents writes what happened to a request, and tells who wants to hear of it.
 func (t *txn) insertRequestEvents(ctx context.Context, r *Request) error {
 	b := &pgx.Batch{}
 	for _, e := range r.happened {
@@ -474,8 +477,19 @@ func (t *txn) insertRequestEvents(ctx context.Context, r *Request) error {
 			from privault.request_events where tenant_id = $1 and request_id = $2`,
 			t.who.Tenant, r.id, t.now, t.who.Principal, e.Event, e.State, e.Reason, microseconds(e.Moment))
 	}
+	happened := r.happened
 	r.happened = nil
-	return t.data.SendBatch(ctx, b).Close()
+	if err := t.data.SendBatch(ctx, b).Close(); err != nil {
+		return err
+	}
+	for _, e := range happened {
+		if kind, told := toldOfRequests[e.Event]; told {
+			if err := t.emit(ctx, kind, happening{Request: r.ID, State: e.State, Due: &r.Due}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // GetRequest reads a request with its history.
