@@ -303,6 +303,10 @@ func TestWebhooksHearOfRequests(t *testing.T) {
 		r, err := h.GetRequest(t.Context(), h.who, deferred.ID)
 		return err == nil && r.State == vault.RequestCompleted
 	})
+	h.Until(func() bool { // before a month goes by, after which a message is given up
+		h.deliver(t)
+		return len(desk.Messages()) == 2
+	})
 	h.Advance(open.Due.Add(-day).Sub(h.Now()))
 	h.note(t)
 	h.Advance(2 * day)

@@ -506,6 +506,7 @@ func (s *scene) addRequests(t *testing.T) {
 		}
 		s.request = r.ID
 	}
+	s.Exec(`insert into privault.packages select tenant_id, request_id, null, null, 1, received_at from privault.requests`)
 }
 
 func requestOperations() []operation {
