@@ -32,6 +32,7 @@ func (s *Server) putCollection(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	in.Confirmed = c.QueryParam("confirm")
 	coll, created, err := s.vault.PutCollection(c.Request().Context(), caller(c), c.Param("collection"), in, version)
 	if err != nil {
 		return err

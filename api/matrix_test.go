@@ -42,6 +42,17 @@ var everyRoute = []routeLine{
 	{route: "GET /v1/subjects/:subject", action: policy.ReadSubject},
 	{route: "POST /v1/subjects/:subject/erasure", action: policy.Erase, body: `{"reason":"gdpr-17"}`, query: "?dry_run=true"},
 	{route: "GET /v1/certificates/:certificate", action: policy.ReadCertificate},
+	{route: "POST /v1/retention/simulations", action: policy.ReadRetention, body: `{"collection":"nothing","definition":{}}`},
+	{route: "GET /v1/retention/summary", action: policy.ReadRetention, query: "?quarter=2026-Q4"},
+	{route: "POST /v1/retention/plans", action: policy.PlanRetention, body: `{"collection":"nothing"}`},
+	{route: "GET /v1/retention/plans/:plan", action: policy.ReadRetention},
+	{route: "GET /v1/retention/plans/:plan/items", action: policy.ReadRetention},
+	{route: "POST /v1/retention/plans/:plan/execute", action: policy.PlanRetention, body: `{"hash":"nothing"}`},
+	{route: "GET /v1/retention/sweeps", action: policy.ReadRetention},
+	{route: "POST /v1/retention/sweeps", action: policy.SweepRetention, body: `{"collection":"nothing"}`},
+	{route: "GET /v1/retention/sweeps/:sweep", action: policy.ReadRetention},
+	{route: "POST /v1/retention/sweeps/:sweep/confirm", action: policy.ConfirmRetention, body: `{}`},
+	{route: "POST /v1/retention/sweeps/:sweep/stop", action: policy.SweepRetention, body: `{}`, renew: (*world).sweep},
 	{route: "GET /v1/holds", action: policy.ReadHold},
 	{route: "POST /v1/holds", action: policy.PlaceHold, body: `{"matter":"case-1","reason":"litigation"}`},
 	{route: "DELETE /v1/holds/:hold", action: policy.ReleaseHold, renew: (*world).hold},
@@ -201,6 +212,7 @@ func newWorld(t *testing.T, s *service) *world {
 	w.ids["request"] = w.made("POST", "/v1/requests", `{"type":"access","regime":"gdpr","subject":"cust-3"}`)
 	w.key()
 	w.hold()
+	w.sweep()
 	w.transform()
 	w.consent()
 	w.objection()
@@ -226,6 +238,11 @@ func (w *world) made(method, path, body string) (id string) {
 func (w *world) key() {
 	w.ids["key"] = w.made("POST", "/v1/principals/"+w.ids["principal"]+"/keys", `{}`)
 }
+func (w *world) sweep() {
+	w.ids["sweep"] = w.made("POST", "/v1/retention/sweeps", `{"dry_run":true}`)
+	w.ids["plan"] = w.made("POST", "/v1/retention/plans", `{"collection":"people"}`)
+}
+
 func (w *world) hold() {
 	w.ids["hold"] = w.made("POST", "/v1/holds", `{"matter":"case-7","reason":"litigation","subject":"cust-1"}`)
 }

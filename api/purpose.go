@@ -18,17 +18,19 @@ type purpose struct {
 	RequiresConsent bool   `json:"requires_consent"`
 	Created         string `json:"created_at"`
 	Updated         string `json:"updated_at"`
+	Ends            string `json:"ends_at,omitempty"`
 }
 
 func wirePurpose(p *vault.Purpose) purpose {
-	return purpose{p.Name, p.Version, p.Description, p.LegalBasis, p.TextVersion, p.RequiresConsent(), formatTime(p.Created), formatTime(p.Updated)}
+	return purpose{p.Name, p.Version, p.Description, p.LegalBasis, p.TextVersion, p.RequiresConsent(), formatTime(p.Created), formatTime(p.Updated), formatTimeIf(p.Ends)}
 }
 
 func (s *Server) putPurpose(c echo.Context) error {
 	var in struct {
-		Description string `json:"description"`
-		LegalBasis  string `json:"legal_basis"`
-		TextVersion string `json:"consent_text_version"`
+		Description string     `json:"description"`
+		LegalBasis  string     `json:"legal_basis"`
+		TextVersion string     `json:"consent_text_version"`
+		Ends        *time.Time `json:"ends_at"`
 	}
 	if _, err := bind(c, maxBody, &in); err != nil {
 		return err
@@ -38,7 +40,7 @@ func (s *Server) putPurpose(c echo.Context) error {
 		return err
 	}
 	p, created, err := s.vault.PutPurpose(c.Request().Context(), caller(c), vault.Purpose{Name: c.Param("purpose"),
-		Description: in.Description, LegalBasis: in.LegalBasis, TextVersion: in.TextVersion}, version)
+		Description: in.Description, LegalBasis: in.LegalBasis, TextVersion: in.TextVersion, Ends: in.Ends}, version)
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,9 @@ CREATE TABLE privault.records (
     epoch integer NOT NULL,
     sealed bytea NOT NULL,
     digests bytea[],
+    due_at timestamp with time zone,
+    revealed_at timestamp with time zone,
+    generalised smallint[],
     CONSTRAINT records_epoch_check CHECK ((epoch >= 0)),
     CONSTRAINT records_version_check CHECK ((version > 0))
 );
@@ -775,6 +778,7 @@ CREATE TABLE privault.purposes (
     text_version text NOT NULL,
     created_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
+    ends_at timestamp with time zone,
     CONSTRAINT purposes_legal_basis_check CHECK ((legal_basis = ANY (ARRAY['consent'::text, 'contract'::text, 'legal_obligation'::text, 'vital_interests'::text, 'public_task'::text, 'legitimate_interests'::text]))),
     CONSTRAINT purposes_name_check CHECK ((name ~ '^[a-z][a-z0-9_-]{0,62}$'::text)),
     CONSTRAINT purposes_version_check CHECK ((version > 0))
@@ -854,6 +858,45 @@ CREATE TABLE privault.requests (
 
 ALTER TABLE ONLY privault.requests FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.retention_clocks (
+    tenant_id uuid NOT NULL,
+    seen_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY privault.retention_clocks FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.retention_items (
+    tenant_id uuid NOT NULL,
+    plan_id uuid NOT NULL,
+    record_id uuid NOT NULL,
+    rule text NOT NULL,
+    action text NOT NULL,
+    skipped text NOT NULL,
+    outcome text
+);
+
+ALTER TABLE ONLY privault.retention_items FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.retention_plans (
+    tenant_id uuid NOT NULL,
+    plan_id uuid NOT NULL,
+    collection_id uuid NOT NULL,
+    as_of timestamp with time zone NOT NULL,
+    state text NOT NULL,
+    rules jsonb NOT NULL,
+    counts jsonb NOT NULL,
+    hash bytea,
+    sweep_id uuid,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT retention_plans_check CHECK (((hash IS NULL) = (state = 'making'::text))),
+    CONSTRAINT retention_plans_check1 CHECK (((sweep_id IS NULL) = (state <> 'executed'::text))),
+    CONSTRAINT retention_plans_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT retention_plans_state_check CHECK ((state = ANY (ARRAY['making'::text, 'ready'::text, 'executed'::text])))
+);
+
+ALTER TABLE ONLY privault.retention_plans FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.revoked_tokens (
     tenant_id uuid NOT NULL,
     digest bytea NOT NULL,
@@ -911,6 +954,29 @@ CREATE TABLE privault.subjects (
 );
 
 ALTER TABLE ONLY privault.subjects FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE privault.sweeps (
+    tenant_id uuid NOT NULL,
+    sweep_id uuid NOT NULL,
+    collection_id uuid,
+    dry_run boolean NOT NULL,
+    state text NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
+    as_of timestamp with time zone NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    started_at timestamp with time zone,
+    confirmed_at timestamp with time zone,
+    confirmed_by uuid,
+    finished_at timestamp with time zone,
+    lanes integer DEFAULT 0 NOT NULL,
+    counts jsonb NOT NULL,
+    report text,
+    plan_id uuid,
+    CONSTRAINT sweeps_check CHECK (((finished_at IS NULL) = (state = ANY (ARRAY['queued'::text, 'running'::text, 'needs_confirmation'::text])))),
+    CONSTRAINT sweeps_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'completed'::text, 'needs_confirmation'::text, 'stopped'::text, 'failed'::text])))
+);
+
+ALTER TABLE ONLY privault.sweeps FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.tenants (
     tenant_id uuid NOT NULL,
@@ -1208,6 +1274,15 @@ ALTER TABLE ONLY privault.request_events
 ALTER TABLE ONLY privault.requests
     ADD CONSTRAINT requests_pkey PRIMARY KEY (tenant_id, request_id);
 
+ALTER TABLE ONLY privault.retention_clocks
+    ADD CONSTRAINT retention_clocks_pkey PRIMARY KEY (tenant_id);
+
+ALTER TABLE ONLY privault.retention_items
+    ADD CONSTRAINT retention_items_pkey PRIMARY KEY (tenant_id, plan_id, record_id);
+
+ALTER TABLE ONLY privault.retention_plans
+    ADD CONSTRAINT retention_plans_pkey PRIMARY KEY (tenant_id, plan_id);
+
 ALTER TABLE ONLY privault.revoked_tokens
     ADD CONSTRAINT revoked_tokens_pkey PRIMARY KEY (tenant_id, digest);
 
@@ -1225,6 +1300,9 @@ ALTER TABLE ONLY privault.subjects
 
 ALTER TABLE ONLY privault.subjects
     ADD CONSTRAINT subjects_pkey PRIMARY KEY (tenant_id, digest);
+
+ALTER TABLE ONLY privault.sweeps
+    ADD CONSTRAINT sweeps_pkey PRIMARY KEY (tenant_id, sweep_id);
 
 ALTER TABLE ONLY privault.tenants
     ADD CONSTRAINT tenants_name_key UNIQUE (name);
@@ -1288,6 +1366,8 @@ CREATE INDEX jobs_finished ON privault.jobs USING btree (tenant_id, finished_at)
 
 CREATE UNIQUE INDEX jobs_once ON privault.jobs USING btree (tenant_id, kind, params) WHERE (finished_at IS NULL);
 
+CREATE INDEX records_due ON privault.records USING btree (tenant_id, collection_id, COALESCE(due_at, expires_at), record_id) WHERE ((due_at IS NOT NULL) OR (expires_at IS NOT NULL));
+
 CREATE INDEX records_subject ON privault.records USING btree (tenant_id, subject_id, record_id) WHERE (subject_id IS NOT NULL);
 
 CREATE INDEX requests_closed ON privault.requests USING btree (tenant_id, closed_at) WHERE (closed_at IS NOT NULL);
@@ -1299,6 +1379,8 @@ CREATE INDEX requests_digest ON privault.requests USING btree (tenant_id, digest
 CREATE INDEX requests_due ON privault.requests USING btree (tenant_id, due_at) WHERE (closed_at IS NULL);
 
 CREATE INDEX requests_received ON privault.requests USING btree (tenant_id, regime, received_at);
+
+CREATE INDEX sweeps_open ON privault.sweeps USING btree (tenant_id) WHERE (finished_at IS NULL);
 
 CREATE INDEX webhook_deliveries_due ON privault.webhook_deliveries USING btree (tenant_id, webhook_id, next_at) WHERE (state = 'pending'::text);
 
@@ -1463,6 +1545,12 @@ ALTER TABLE privault.request_events ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.requests ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.retention_clocks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.retention_items ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.retention_plans ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.revoked_tokens ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.subject_facts ENABLE ROW LEVEL SECURITY;
@@ -1470,6 +1558,8 @@ ALTER TABLE privault.subject_facts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE privault.subject_history ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.subjects ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE privault.sweeps ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON privault.alarms USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -1525,6 +1615,12 @@ CREATE POLICY tenant ON privault.request_events USING ((tenant_id = ( SELECT pri
 
 CREATE POLICY tenant ON privault.requests USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
+CREATE POLICY tenant ON privault.retention_clocks USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.retention_items USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.retention_plans USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
 CREATE POLICY tenant ON privault.revoked_tokens USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.subject_facts USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
@@ -1532,6 +1628,8 @@ CREATE POLICY tenant ON privault.subject_facts USING ((tenant_id = ( SELECT priv
 CREATE POLICY tenant ON privault.subject_history USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.subjects USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.sweeps USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.tenants USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -1643,6 +1741,12 @@ GRANT SELECT,INSERT ON TABLE privault.request_events TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.requests TO privault_app;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.retention_clocks TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.retention_items TO privault_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.retention_plans TO privault_app;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.revoked_tokens TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subject_facts TO privault_app;
@@ -1650,6 +1754,8 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subject_facts TO privault_ap
 GRANT SELECT,INSERT,DELETE ON TABLE privault.subject_history TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subjects TO privault_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.sweeps TO privault_app;
 
 GRANT SELECT,INSERT ON TABLE privault.tenants TO privault_app;
 

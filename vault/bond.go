@@ -110,12 +110,12 @@ func (b *bonds) queueRest(batch *pgx.Batch, tenant ID) {
 // deadlock. An alias counts as the change's own only if all that it stands for is: two changes may bring the same text for
 // two values.
 const insertBound = freshChanges + `, marked as materialized (
-		select m.* from unnest($23::uuid[], $24::uuid[], $25::bytea[], $26::int[]) as m(entry_id, record_id, digest, kind)
+		select m.* from unnest($24::uuid[], $25::uuid[], $26::bytea[], $27::int[]) as m(entry_id, record_id, digest, kind)
 	), relied as materialized (
-		select a.text_digest from privault.aliases a where a.tenant_id = $1 and a.text_digest = any($28)
+		select a.text_digest from privault.aliases a where a.tenant_id = $1 and a.text_digest = any($29)
 		order by a.value_digest, a.generation for key share
 	), wanted as materialized (
-		select w.* from unnest($29::uuid[], $30::bytea[], $31::uuid[], $32::int[], $33::bytea[], $34::uuid[], $35::int[], $36::bigint[], $37::bytea[], $38::bytea[])
+		select w.* from unnest($30::uuid[], $31::bytea[], $32::uuid[], $33::int[], $34::bytea[], $35::uuid[], $36::int[], $37::bigint[], $38::bytea[], $39::bytea[])
 			as w(entry_id, text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)
 	), aliased as (
 		insert into privault.aliases (tenant_id, text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)
@@ -131,7 +131,7 @@ const insertBound = freshChanges + `, marked as materialized (
 		on conflict do nothing
 		returning digest, record_id
 	), lacking as materialized (
-		select y.entry_id from unnest($27::uuid[], $28::bytea[]) as y(entry_id, text_digest)
+		select y.entry_id from unnest($28::uuid[], $29::bytea[]) as y(entry_id, text_digest)
 		where y.text_digest not in (select r.text_digest from relied r)
 		union all
 		select w.entry_id from wanted w
@@ -142,10 +142,10 @@ const insertBound = freshChanges + `, marked as materialized (
 		where m.kind = 2 and (m.digest, m.record_id) not in (select s.digest, s.record_id from sole s)
 	)` + claimKeys + complete + returnClaimed + admit + complete + returnAdmitted + `, sealed as (
 		insert into privault.records (tenant_id, record_id, collection_id, subject_id, version, epoch, sealed,
-			created_at, updated_at, expires_at, digests)
-		select $1, r.record_id, r.collection_id, s.subject_id, 1, 0, r.sealed, $2, $2, r.expires_at, r.digests::bytea[]
-		from unnest($16::uuid[], $17::uuid[], $18::uuid[], $19::bytea[], $20::timestamptz[], $21::bytea[], $39::text[])
-			as r(record_id, entry_id, collection_id, digest, expires_at, sealed, digests)
+			created_at, updated_at, expires_at, due_at, digests)
+		select $1, r.record_id, r.collection_id, s.subject_id, 1, 0, r.sealed, $2, $2, r.expires_at, r.due_at, r.digests::bytea[]
+		from unnest($16::uuid[], $17::uuid[], $18::uuid[], $19::bytea[], $20::timestamptz[], $21::bytea[], $23::timestamptz[], $40::text[])
+			as r(record_id, entry_id, collection_id, digest, expires_at, sealed, due_at, digests)
 		join admitted using (entry_id)
 		left join privault.subjects s on s.tenant_id = $1 and s.digest = r.digest
 	), indexed as (

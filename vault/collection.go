@@ -29,6 +29,8 @@ type Definition struct {
 	// Values are read for some registered purpose.
 	PurposeRequired bool                       `json:"purpose_required,omitempty"`
 	Fields          map[string]FieldDefinition `json:"fields"`
+
+	Confirmed string `json:"-"` // the hash of a simulation of just these rules, which may make much due at once
 }
 
 // FieldDefinition is one field of a Definition.
@@ -40,6 +42,7 @@ type FieldDefinition struct {
 	Unique         bool            `json:"unique,omitempty"`   // needs the index exact
 	Purposes       []string        `json:"purposes,omitempty"` // in place of the collection's
 	Token          TokenDefinition `json:"token,omitzero"`
+	Retention      *Retention      `json:"retention,omitempty"` // of the field's values alone
 
 	Portable       bool `json:"portable,omitempty"`       // the person gave it, so portability (GDPR 20) hands it out
 	Nondisclosable bool `json:"nondisclosable,omitempty"` // under the CCPA it is only said to be held; some types always are
@@ -56,13 +59,6 @@ type TokenDefinition struct {
 	Strategy string `json:"strategy,omitempty"`
 	Supplied string `json:"supplied,omitempty"` // off (the default), allowed or required: tokens that the caller brings along
 	shape.Options
-}
-
-// Retention is how long a collection's records are kept.
-type Retention struct {
-	Keep   string `json:"keep,omitempty"`
-	After  string `json:"after,omitempty"`
-	Action string `json:"action,omitempty"`
 }
 
 const (
@@ -94,6 +90,11 @@ type Collection struct {
 	shared bool     // some field's tokens are aliases of its values
 
 	normalisers map[string]int // the versions by which fields' values are matched
+
+	rules   []*rule // of retention
+	minimum *rule   // nil: the law has nothing kept
+
+	asksReveals bool // some rule counts from when a record was last revealed
 }
 
 // field is what the vault works with: the number is the field's for good, and part of every token and ciphertext.
@@ -177,7 +178,7 @@ func (c *Collection) adopt(raw []byte) error {
 		c.order = append(c.order, f)
 	}
 	slices.SortFunc(c.order, func(a, b *field) int { return int(a.number) - int(b.number) })
-	return nil
+	return c.adoptRetention()
 }
 
 // check validates a definition and fills in its defaults. What a later version of the service will understand is
@@ -197,9 +198,6 @@ func (d *Definition) check() error {
 	if d.KMS != kmsHierarchical && d.KMS != kmsDirect {
 		bad("/kms", "kms", "kms is hierarchical or direct")
 	}
-	if d.Retention != nil {
-		bad("/retention", "not-available", "retention rules do not exist yet; a record's expires_at makes it unreadable, and DELETE removes it")
-	}
 	if len(d.Description) > maxDescription || strings.ContainsRune(d.Description, 0) {
 		bad("/description", "max-length", fmt.Sprintf("a description has at most %d bytes and no U+0000", maxDescription))
 	}
@@ -216,6 +214,7 @@ func (d *Definition) check() error {
 		f.check(at, bad)
 		d.Fields[name] = f
 	}
+	d.checkRetention(bad)
 	if len(faults) == 0 {
 		return nil
 	}
@@ -304,6 +303,15 @@ func strands(before, after Definition) error {
 // PutCollection makes a collection or evolves it; created says which. ifVersion is the version that the caller saw; 0: any.
 func (v *Vault) PutCollection(ctx context.Context, who Caller, name string, d Definition, ifVersion int32) (c *Collection, created bool, err error) {
 	c = &Collection{Name: name, Version: 1}
+	confirmed := d.Confirmed
+	d.Confirmed = ""
+	var keys *tenantKeys
+	if rulesOf(&d) != rulesOf(&Definition{}) {
+		// Before the transaction: a slow KMS must not hold a connection.
+		if keys, err = v.keyring.of(ctx, who.Tenant); err != nil {
+			return nil, false, v.refuseUnopened(ctx, who, policy.DefineCollection, err)
+		}
+	}
 	err = v.within(ctx, who, policy.DefineCollection, func(t *txn) error {
 		if err := t.entry.requireCollection(policy.DefineCollection, name); err != nil {
 			return err
@@ -328,6 +336,11 @@ func (v *Vault) PutCollection(ctx context.Context, who Caller, name string, d De
 			return fail(PreconditionFailed, "the collection has another version by now, or is gone")
 		case created:
 			return t.createCollection(ctx, c, d)
+		}
+		if keys != nil {
+			if err := v.brakeRules(ctx, t, keys, before, d, confirmed); err != nil {
+				return err
+			}
 		}
 		return t.evolveCollection(ctx, c, before, d)
 	})
@@ -388,6 +401,9 @@ func (t *txn) evolveCollection(ctx context.Context, c, before *Collection, d Def
 	}
 	if done.RowsAffected() == 0 {
 		return fail(Conflict, "the collection was deleted a moment ago")
+	}
+	if err := t.restate(ctx, &before.Definition, &d, before.Name); err != nil {
+		return err
 	}
 	*c = Collection{Name: before.Name, Version: before.Version + 1, Created: before.Created, Updated: t.now, id: before.id}
 	return c.adopt(raw)

@@ -44,7 +44,7 @@ type claim struct {
 type newRecord struct {
 	id, collection  ID
 	subject         *subjectDigests // nil: none
-	expires         *time.Time
+	expires, due    *time.Time
 	sealed, wrapped []byte
 	marks           []mark
 }
@@ -183,7 +183,7 @@ type parcel struct {
 	record, recordCollection []ID
 	recordEntry              []ID
 	subject, sealed, wrapped [][]byte
-	expires                  []*time.Time
+	expires, due             []*time.Time
 	touchedEntry             []ID
 	touched, touchedRecord   []ID
 	subjects                 newSubjects
@@ -214,7 +214,7 @@ func newEmptyParcel(changes []*change) *parcel {
 		key: make([][]byte, 0, n), request: make([][]byte, 0, n), answer: make([][]byte, 0, n), locks: make([]int64, 0, n),
 		record: make([]ID, 0, rows), recordCollection: make([]ID, 0, rows), recordEntry: make([]ID, 0, rows),
 		subject: make([][]byte, 0, rows), sealed: make([][]byte, 0, rows), wrapped: make([][]byte, 0, rows),
-		expires: make([]*time.Time, 0, rows),
+		expires: make([]*time.Time, 0, rows), due: make([]*time.Time, 0, rows),
 	}
 }
 
@@ -244,6 +244,7 @@ func (p *parcel) add(c *change) error {
 	for _, r := range c.records {
 		p.record, p.recordCollection = append(p.record, r.id), append(p.recordCollection, r.collection)
 		p.recordEntry, p.expires = append(p.recordEntry, c.entry.id), append(p.expires, r.expires)
+		p.due = append(p.due, r.due)
 		p.subject, p.sealed, p.wrapped = append(p.subject, r.subject.primary()), append(p.sealed, r.sealed), append(p.wrapped, r.wrapped)
 	}
 	p.bonds.add(c)
@@ -279,7 +280,7 @@ func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit
 	}
 	args := []any{tenant, now, p.entry, p.principal, p.at, p.action, p.outcome, p.body, p.collection, p.version,
 		p.key, p.request, p.answer, p.generation, now.Add(-idempotencyLife),
-		p.record, p.recordEntry, p.recordCollection, p.subject, p.expires, p.sealed, wrapped}
+		p.record, p.recordEntry, p.recordCollection, p.subject, p.expires, p.sealed, wrapped, p.due}
 	statement := insertTogether
 	if !p.bonds.none() {
 		statement = insertBound
@@ -311,10 +312,10 @@ const insertEntries = `
 // in force (generation.go), and admitted if it is fresh and got the Idempotency-Key that it wants, if any.
 const insertTogether = freshChanges + claimKeys + returnClaimed + admit + returnAdmitted + `, sealed as (
 		insert into privault.records (tenant_id, record_id, collection_id, subject_id, version, epoch, sealed,
-			created_at, updated_at, expires_at)
-		select $1, r.record_id, r.collection_id, s.subject_id, 1, 0, r.sealed, $2, $2, r.expires_at
-		from unnest($16::uuid[], $17::uuid[], $18::uuid[], $19::bytea[], $20::timestamptz[], $21::bytea[])
-			as r(record_id, entry_id, collection_id, digest, expires_at, sealed)
+			created_at, updated_at, expires_at, due_at)
+		select $1, r.record_id, r.collection_id, s.subject_id, 1, 0, r.sealed, $2, $2, r.expires_at, r.due_at
+		from unnest($16::uuid[], $17::uuid[], $18::uuid[], $19::bytea[], $20::timestamptz[], $21::bytea[], $23::timestamptz[])
+			as r(record_id, entry_id, collection_id, digest, expires_at, sealed, due_at)
 		join admitted using (entry_id)
 		left join privault.subjects s on s.tenant_id = $1 and s.digest = r.digest
 	)`

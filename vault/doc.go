@@ -26,7 +26,7 @@
 //	the gate      gate commit group store errors trail decide fetch
 //	keys          kek keyring direct rotation uses move generation (who knows the newest) late rewrap redigest (what old keys
 //	              made) retire orphan inventory versioned secret
-//	schemas       collection field
+//	schemas       collection field; retention lifetime sweeper (how long records are kept, and what becomes of them)
 //	values        tokenize record reveal resolve token
 //	aliases       alias mint (their texts); index search (blind indexes); bind bond rebind lookup (what ties records to both,
 //	              when they are made, committed, changed and read); reissue (new tokens for old)

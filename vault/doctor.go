@@ -241,6 +241,7 @@ func (x *inspection) run(ctx context.Context, v *Vault, e *entry) (leaks []Leak,
 		return nil, err
 	}
 	r := v.newReader(x.keys, e)
+	r.whole = true // what it counts is stored, due or not
 	r.unwrap(ctx, rows)
 	for _, row := range rows {
 		if err := x.look(ctx, r, row); err != nil {

@@ -90,6 +90,9 @@ func (v *Vault) EraseSubject(ctx context.Context, who Caller, reference, reason 
 		}
 		e = Erasure{State: ErasureDryRun, Reason: reason, Requested: t.now, Counts: w.counts}
 		if dryRun {
+			if _, err := v.spareLawful(ctx, t, w, &e); err != nil {
+				return err
+			}
 			if e.Counts.DEKs, err = t.countKeys(ctx, w.records); err == nil {
 				e.Counts.Aliases, e.Counts.Entries, err = t.countBound(ctx, w.records)
 			}
@@ -230,6 +233,15 @@ const (
 
 // shredSubject is the moment of erasure: the keys go, and the link between the person and their random id.
 func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e *Erasure) error {
+	kept, err := v.spareLawful(ctx, t, w, e)
+	if err != nil {
+		return err
+	}
+	if len(kept) > 0 {
+		if err := t.retainLawful(ctx, kept); err != nil {
+			return err
+		}
+	}
 	gone := *w.subject
 	if w.part != nil {
 		gone = w.part.id

@@ -3,6 +3,7 @@ package vault
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
@@ -174,7 +175,10 @@ func (v *Vault) exportPage(ctx context.Context, e *entry, p *exportPlan) (page [
 			continue // gone, or expired, since it was looked for
 		}
 		x := Exported{}
-		if x.Record, err = r.export(ctx, found.rows[id], p); err != nil {
+		if x.Record, err = r.export(ctx, found.rows[id], p); errors.Is(err, errDue) {
+			continue
+		}
+		if err != nil {
 			x.Record, x.Err = &Record{ID: formatID(recordPrefix, id)}, r.failed(ctx, err)
 		}
 		page = append(page, x)

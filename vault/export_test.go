@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/privault/privault/vault/datatype"
 	"github.com/privault/privault/vault/policy"
+	"github.com/privault/privault/vault/seal"
 )
 
 // Doors for the tests in package vault_test. They look, or hand the group commit what no operation would.
@@ -189,3 +191,73 @@ func (v *Vault) WakeWebhooks(ctx context.Context) error { return v.wakeWebhooks(
 
 // SweepDeliveries deletes what ended long ago.
 func (v *Vault) SweepDeliveries(ctx context.Context) error { return v.sweepDeliveries(ctx) }
+
+// OpenWithEveryKey tries each key of the tenant's keystore on each box of a sealed record, in every place that it may have been, and
+// says how many opened. Records that are there tell the places.
+func (v *Vault) OpenWithEveryKey(ctx context.Context, tenant ID, sealed string) (opened int) {
+	raw, err := hex.DecodeString(sealed)
+	if err != nil {
+		return -1
+	}
+	boxes, err := seal.Unpack(raw)
+	if err != nil {
+		return -1
+	}
+	keys, err := v.keyring.of(ctx, tenant)
+	if err != nil {
+		return -1
+	}
+	colls := map[ID]bool{}
+	err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
+		all, err := collectionsOf(ctx, tx, tenant)
+		for _, c := range all {
+			colls[c.id] = true
+		}
+		return err
+	})
+	if err != nil {
+		return -1
+	}
+	err = v.store.keys.within(ctx, tenant, func(tx pgx.Tx) error {
+		var id ID
+		var version int32
+		var wrapped []byte
+		return each(ctx, tx, []any{&id, &version, &wrapped}, func() error {
+			key, err := keys.openDEK(id, version, wrapped)
+			if err != nil {
+				return err
+			}
+			for _, box := range boxes {
+				for c := range colls {
+					if _, err := key.Open(box.Sealed, keys.place(c, id, version, box.Field)); err == nil {
+						opened++
+					}
+				}
+			}
+			return nil
+		}, `select record_id, version, wrapped from keystore.data_keys where tenant_id = $1`, tenant)
+	})
+	if err != nil {
+		return -1
+	}
+	return opened
+}
+
+// WorkAll works the unfinished jobs of a tenant, whatever the queue says of when.
+func (v *Vault) WorkAll(ctx context.Context, tenant ID) error {
+	for {
+		var job ID
+		err := v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, `select job_id from privault.jobs where tenant_id = $1 and finished_at is null limit 1`, tenant).Scan(&job)
+		})
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err == nil {
+			_, _, err = v.runBatch(ctx, tenant, job)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

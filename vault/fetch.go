@@ -47,6 +47,8 @@ type row struct {
 	expires        *time.Time
 	sealed         []byte
 	digests        [][]byte
+	revealed       *time.Time
+	generalised    []int16
 	wrapped        []byte
 	subject        *ID // nil: nobody's
 	facts          []subjectFact
@@ -198,14 +200,14 @@ func (v *Vault) fetchInto(ctx context.Context, tenant ID, data *pgx.Batch, ids [
 func queueRecords(b *pgx.Batch, tenant ID, now time.Time, ids []ID, found map[ID]*row, facts *factsOf) {
 	b.Queue(`
 		select r.record_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed,
-			r.digests, r.subject_id, `+haveFacts+`
+			r.digests, r.revealed_at, r.generalised, r.subject_id, `+haveFacts+`
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
 		where r.tenant_id = $1 and r.record_id = any($2) and (r.expires_at is null or r.expires_at > $3)`,
 		tenant, ids, now).Query(func(result pgx.Rows) error {
 		for result.Next() {
 			r := &row{}
 			err := result.Scan(&r.id, &r.collection, &r.schema, &r.version, &r.epoch, &r.created, &r.updated, &r.expires, &r.sealed,
-				&r.digests, &r.subject, &facts.any)
+				&r.digests, &r.revealed, &r.generalised, &r.subject, &facts.any)
 			if err != nil {
 				return err
 			}

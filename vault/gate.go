@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,11 @@ type Config struct {
 	Restoring bool
 
 	Alarms AlarmRules // over the default ones
-	Clocks Clocks     // by which requests of persons are answered
+
+	SweepEvery time.Duration // how often what is due is swept; 0: when somebody asks
+	SweepLanes int           // how many jobs a sweep has, which replicas work beside each other; 0: 2
+	SweepShare float64       // of a collection, of which a sweep takes so much without a confirmation; 0: 0.05
+	Clocks     Clocks        // by which requests of persons are answered
 
 	Courier Courier // sends webhooks; the zero one: none are registered and sent here
 
@@ -107,6 +112,8 @@ type Vault struct {
 	ledger          *ledger // nil: there is none
 	fence           fence
 	refusals        refusals
+	sweeps          sweeps
+	reveals         reveals
 	now             func() time.Time
 
 	keystoreBackups time.Duration
@@ -128,6 +135,7 @@ func Open(ctx context.Context, c Config) (*Vault, error) {
 	}
 	v := &Vault{now: c.Now, log: c.Log, metrics: newMetrics(), rotateAfter: c.RotateAfter, rotateAfterUses: c.RotateAfterUses, alarms: c.Alarms, clocks: c.Clocks, courier: c.Courier}
 	v.audit.keys = c.AuditKeys
+	v.sweeps.every, v.sweeps.lanes, v.sweeps.share = c.SweepEvery, cmp.Or(c.SweepLanes, 2), cmp.Or(c.SweepShare, 0.05)
 	if c.AuditCopy != "" {
 		v.audit.copied = &safekeeping{c.AuditCopy}
 	}

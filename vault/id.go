@@ -24,6 +24,8 @@ const (
 	holdPrefix       = "hld_"
 	erasurePrefix    = "crt_"
 	alarmPrefix      = "alm_"
+	sweepPrefix      = "swp_"
+	planPrefix       = "pln_"
 	requestPrefix    = "req_"
 	deliveryPrefix   = "dlv_"
 )

@@ -65,6 +65,10 @@ func (v *Vault) jobKinds() map[string]jobKind {
 		redigestJob:   {count: v.redigestCount, step: v.redigestStep, ahead: v.redigestAhead, current: true},
 		purgeJob:      {step: v.purgeStep},
 		deferredJob:   {step: v.deferredStep},
+		restateJob:    {step: v.restateStep},
+		weighJob:      {step: v.weighStep},
+		sweepJob:      {step: v.sweepStep},
+		planJob:       {step: v.planStep},
 	}
 }
 
@@ -83,6 +87,8 @@ func (v *Vault) periodics() []periodic {
 		{"sweep-jobs", 24 * time.Hour, v.sweepJobs},
 		{"erase-deferred", 10 * time.Minute, v.eraseDeferred},
 		{"sweep-orphan-keys", 24 * time.Hour, v.sweepOrphans},
+		{"sweep-retention", 30 * time.Minute, v.sweepDue},
+		{"sweep-plans", 24 * time.Hour, v.sweepPlans},
 		{"note-deadlines", deadlinesEvery, v.noteDeadlines},
 		{"sweep-requests", 24 * time.Hour, v.sweepRequests},
 		{"wake-webhooks", wakeEvery, v.wakeWebhooks},
@@ -96,7 +102,8 @@ type batch struct {
 	ring   *tenantKeys // fetched before the transaction
 	job    ID
 	tenant ID
-	after  time.Duration // set by a step: how long the next batch must wait, at least
+	after  time.Duration  // set by a step: how long the next batch must wait, at least
+	rest   *time.Duration // set by a step: how long to rest behind this batch; nil: as usual
 
 	params, cursor []byte
 	left           []byte
@@ -340,7 +347,11 @@ func (w *jobWorker) Work(ctx context.Context, j *river.Job[jobArgs]) error {
 			return river.JobSnooze(b.after)
 		}
 		// Twice as long a rest as the work took: a third of one core at most, and requests in between.
-		rest := time.NewTimer(min(2*v.now().Sub(began), time.Second))
+		pause := min(2*v.now().Sub(began), time.Second)
+		if b.rest != nil {
+			pause = *b.rest
+		}
+		rest := time.NewTimer(pause)
 		select {
 		case <-rest.C:
 		case <-turn.Done():

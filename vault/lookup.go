@@ -30,11 +30,14 @@ func (f *found) queueAliases(b *pgx.Batch, tenant ID, now time.Time, a *ask) {
 	if len(a.texts) > 0 {
 		f.byText = map[string]*alias{}
 		b.Queue(`
-			select `+aliasColumns+`, coalesce(a.record_id, h.record_id)
-			from privault.aliases a left join lateral (
+			select `+aliasColumns+`, coalesce(a.record_id, (
+				select r.record_id from privault.blind_index i join privault.records r on r.tenant_id = $1 and r.record_id = i.record_id
+				where i.tenant_id = $1 and i.digest = a.value_digest and (r.expires_at is null or r.expires_at > $3) and (r.due_at is null or r.due_at > $3)
+				limit 1), (
 				select r.record_id from privault.blind_index i join privault.records r on r.tenant_id = $1 and r.record_id = i.record_id
 				where i.tenant_id = $1 and i.digest = a.value_digest and (r.expires_at is null or r.expires_at > $3)
-				limit 1) h on true
+				limit 1))
+			from privault.aliases a
 			where a.tenant_id = $1 and a.text_digest = any($2)`, tenant, a.texts, now).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
 			if err := have.scan(rows, &have.holder); err != nil {
 				return err

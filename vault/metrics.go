@@ -20,6 +20,8 @@ type metrics struct {
 	auditHalted                prometheus.Gauge
 	alarms                     *prometheus.CounterVec
 	unauthenticated            prometheus.Counter
+	oldestDue, deadRows        prometheus.Gauge
+	due                        *prometheus.GaugeVec
 	overdue                    overdueCount
 	fenced                     prometheus.Gauge
 }
@@ -49,6 +51,12 @@ func newMetrics() *metrics {
 			Name: "privault_audit_halted", Help: "1 once the audit log has stopped because the database is not the one it was."}),
 		fenced: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "privault_restore_fence", Help: "1 while nothing is served because a database is older than the ledger."}),
+		oldestDue: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "privault_retention_oldest_overdue_seconds", Help: "Since when the oldest record is due by a rule of retention, or expired, that no hold keeps."}),
+		due: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "privault_retention_due_records", Help: "Records that are due and still there, by whether a hold keeps them; counted up to 10,000 of each collection."}, []string{"state"}),
+		deadRows: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "privault_database_dead_rows", Help: "Rows of records, indexes and aliases that wait for a VACUUM, as Postgres estimates."}),
 		unauthenticated: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "privault_unauthenticated_total", Help: "Calls without a credential that is good."}),
 	}
@@ -56,7 +64,7 @@ func newMetrics() *metrics {
 
 func (m *metrics) register(r prometheus.Registerer, s store, now func() time.Time) error {
 	collectors := []prometheus.Collector{m.commitSize, m.fetchSize, m.keyringHits, m.keyringMisses, m.kmsCalls, m.items,
-		m.auditSize, m.auditLag, m.auditHalted, m.fenced, m.unauthenticated, m.alarms, m.overdue.gauge(now)}
+		m.auditSize, m.auditLag, m.auditHalted, m.fenced, m.unauthenticated, m.alarms, m.oldestDue, m.due, m.deadRows, m.overdue.gauge(now)}
 	for name, db := range map[string]database{"data": s.data, "keystore": s.keys} {
 		collectors = append(collectors, poolGauge(name, "total", "Connections.", db.pool, (*pgxpool.Stat).TotalConns),
 			poolGauge(name, "acquired", "Connections in use.", db.pool, (*pgxpool.Stat).AcquiredConns))

@@ -264,7 +264,10 @@ func (c *part) describe() dsar.Collection {
 	d := &c.coll.Definition
 	out := dsar.Collection{Name: c.coll.Name, Description: d.Description, Purposes: d.Purposes, PurposeRequired: d.PurposeRequired}
 	if d.Retention != nil {
-		out.Retention = (*dsar.Retention)(d.Retention)
+		out.Retention = &dsar.Retention{Keep: d.Retention.Keep, After: d.Retention.After, Action: d.Retention.Action}
+		if m := d.Retention.Minimum; m != nil {
+			out.Retention.Minimum, out.Retention.Ground = m.Keep, m.Ground
+		}
 	}
 	for _, f := range c.coll.order {
 		held := slices.Contains(c.held, f)
@@ -351,6 +354,9 @@ func (p *packing) page(ctx context.Context, e *entry, part *part, s *scan) (page
 			continue // expired, or gone: if since the first time, the digest is another
 		}
 		rec, err := p.open(ctx, r, part, row, sum)
+		if errors.Is(err, errDue) {
+			continue
+		}
 		if err != nil {
 			return nil, digest, false, r.failed(ctx, err)
 		}

@@ -34,6 +34,7 @@ type Retained struct {
 	Collection string     `json:"collection"`
 	Records    int        `json:"records"`
 	Ground     string     `json:"ground"`          // one of RetentionGrounds
+	Law        string     `json:"law,omitempty"`   // of a legal minimum: which
 	Until      *time.Time `json:"until,omitempty"` // nil: no date is known
 }
 
@@ -368,6 +369,9 @@ func scopeText(scope []ErasurePart) string {
 // text is what stays, as a certificate says it.
 func (r Retained) text() string {
 	text := fmt.Sprintf("%s, %d records, %s", r.Collection, r.Records, r.Ground)
+	if r.Law != "" {
+		text += " (" + r.Law + ")"
+	}
 	if r.Until != nil {
 		text += ", until " + r.Until.UTC().Format(time.RFC3339)
 	}

@@ -21,6 +21,7 @@ type Purpose struct {
 	LegalBasis       string
 	TextVersion      string // of the text that consent is asked with; consent to another one doesn't count. Empty: any
 	Created, Updated time.Time
+	Ends             *time.Time // when it ends, which rules of retention may count from; nil: it isn't known
 }
 
 // RequiresConsent says whether a purpose reads only those who consented to it.
@@ -50,9 +51,9 @@ func (v *Vault) PutPurpose(ctx context.Context, who Caller, p Purpose, ifVersion
 		if ifVersion != 0 && before.Version != ifVersion {
 			return fail(PreconditionFailed, "the purpose has another version by now, or is gone")
 		}
-		p.Version, p.Created, p.Updated = before.Version, before.Created, before.Updated
+		p.Version, p.Created, p.Updated, p.Ends = before.Version, before.Created, before.Updated, microseconds(p.Ends)
 		t.entry.Resources = []resource{{Purpose: p.Name}}
-		if p == *before {
+		if p.same(before) {
 			return nil
 		}
 		p.Version, p.Updated = before.Version+1, t.now
@@ -60,11 +61,14 @@ func (v *Vault) PutPurpose(ctx context.Context, who Caller, p Purpose, ifVersion
 			p.Created = t.now
 		}
 		_, err = t.data.Exec(ctx, `
-			insert into privault.purposes (tenant_id, name, version, description, legal_basis, text_version, created_at, updated_at)
-			values ($1, $2, $3, $4, $5, $6, $7, $8)
+			insert into privault.purposes (tenant_id, name, version, description, legal_basis, text_version, created_at, updated_at, ends_at)
+			values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 			on conflict (tenant_id, name) do update set version = excluded.version, description = excluded.description,
-				legal_basis = excluded.legal_basis, text_version = excluded.text_version, updated_at = excluded.updated_at`,
-			t.who.Tenant, p.Name, p.Version, p.Description, p.LegalBasis, p.TextVersion, p.Created, p.Updated)
+				legal_basis = excluded.legal_basis, text_version = excluded.text_version, updated_at = excluded.updated_at, ends_at = excluded.ends_at`,
+			t.who.Tenant, p.Name, p.Version, p.Description, p.LegalBasis, p.TextVersion, p.Created, p.Updated, p.Ends)
+		if err == nil && !sameTime(p.Ends, before.Ends) {
+			err = t.restateFor(ctx, p.Name)
+		}
 		return err
 	})
 	return &p, created, err
@@ -95,6 +99,13 @@ func (v *Vault) DeletePurpose(ctx context.Context, who Caller, name string, ifVe
 	})
 }
 
+// same says whether the owner says the same of a purpose as before.
+func (p *Purpose) same(before *Purpose) bool {
+	a, b := *p, *before
+	a.Ends, b.Ends = nil, nil
+	return a == b && sameTime(p.Ends, before.Ends)
+}
+
 func (p *Purpose) check() error {
 	var faults faults
 	if !nameOfPurpose.MatchString(p.Name) {
@@ -118,7 +129,7 @@ func (p *Purpose) check() error {
 
 const referenceRule = "a reference is a letter or digit, then up to 127 of A-Z a-z 0-9 . _ : / -"
 
-const purposeColumns = `select name, version, description, legal_basis, text_version, created_at, updated_at from privault.purposes `
+const purposeColumns = `select name, version, description, legal_basis, text_version, created_at, updated_at, ends_at from privault.purposes `
 
 // purpose reads a purpose; one that isn't registered has version 0.
 func (t *txn) purpose(ctx context.Context, name string) (*Purpose, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -22,7 +23,7 @@ func (v *Vault) mayShare(tenant ID, collection string) bool {
 func (o *opened) complete() bool {
 	for _, box := range o.boxes {
 		f := o.coll.byNumber(box.Field)
-		if f != nil && f.ofValue() && o.row.ofField(f.number) == nil {
+		if f != nil && f.ofValue() && !slices.Contains(o.row.generalised, int16(f.number)) && o.row.ofField(f.number) == nil {
 			return false
 		}
 	}

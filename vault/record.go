@@ -272,11 +272,13 @@ func (r *reader) tryPatch(ctx context.Context, t *txn, o *opened, p Patch) (*Rec
 func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, id ID) (*opened, error) {
 	row := &row{id: id}
 	err := t.data.QueryRow(ctx, `
-		select r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed, r.digests
+		select r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed, r.digests,
+			r.revealed_at, r.generalised
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
 		where r.tenant_id = $1 and r.record_id = $2 and (c.name = $3 or $3 = '') and (r.expires_at is null or r.expires_at > $4)
 		for update of r`, t.who.Tenant, id, collection, t.now).
-		Scan(&row.subject, &row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed, &row.digests)
+		Scan(&row.subject, &row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed, &row.digests,
+			&row.revealed, &row.generalised)
 	if err == nil && row.subject != nil {
 		// An erasure must not miss the key that is about to be made.
 		err = t.data.QueryRow(ctx, `
@@ -322,11 +324,14 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 
 // put gives a record the values that a patch leaves it.
 func (r *reader) put(ctx context.Context, t *txn, o *opened, p Patch, values []value) (*Record, error) {
-	w := rewriting{values: values, expires: o.row.expires, epoch: o.row.epoch, fields: p.names()}
+	if slices.Contains(o.row.generalised, wholly) {
+		return nil, fail(Conflict, "the record was made anonymous, and nothing is added to it")
+	}
+	w := rewriting{values: values, expires: o.row.expires, epoch: o.row.epoch, fields: p.names(), generalised: o.stillGeneral(p)}
 	if p.SetExpires {
 		w.expires = microseconds(p.Expires)
 	}
-	moved := &rebinding{opened: o, values: values}
+	moved := &rebinding{opened: o, values: bindable(values, w.generalised)}
 	if err := r.rebind(ctx, t, []*rebinding{moved}, false); err != nil {
 		return nil, err
 	}
@@ -341,6 +346,9 @@ type rewriting struct {
 	expires *time.Time
 	epoch   int32
 	fields  []string // that the entry names
+
+	generalised []int16 // fields whose values are what is left of them (retention.go)
+	quiet       bool    // nobody changed it: updated_at stays
 }
 
 // rewrite seals a record anew, under a new DEK.
@@ -361,9 +369,18 @@ func (r *reader) rewrite(ctx context.Context, t *txn, o *opened, w rewriting) (*
 	if err != nil {
 		return nil, err
 	}
+	updated := t.now
+	if w.quiet {
+		updated = o.row.updated
+	}
+	due, err := o.coll.dueAt(&lifetime{created: o.row.created, updated: updated, expires: w.expires, revealed: o.row.revealed,
+		generalised: w.generalised, value: valueOf(w.values), purposes: r.purposes()})
+	if err != nil {
+		return nil, err
+	}
 	_, err = t.data.Exec(ctx, `
-		update privault.records set version = $3, sealed = $4, expires_at = $5, updated_at = $6, digests = $7, epoch = $8
-		where tenant_id = $1 and record_id = $2`, t.who.Tenant, o.row.id, version, sealed, w.expires, t.now, digestsOf(w.bound.marks), w.epoch)
+		update privault.records set version = $3, sealed = $4, expires_at = $5, updated_at = $6, digests = $7, epoch = $8, due_at = $9, generalised = $10
+		where tenant_id = $1 and record_id = $2`, t.who.Tenant, o.row.id, version, sealed, w.expires, updated, digestsOf(w.bound.marks), w.epoch, due, w.generalised)
 	if err != nil {
 		return nil, err
 	}
@@ -371,7 +388,7 @@ func (r *reader) rewrite(ctx context.Context, t *txn, o *opened, w rewriting) (*
 	t.entry.Resources = append(t.entry.Resources, resource{Collection: o.coll.Name, Fields: w.fields, Records: []string{o.id},
 		Version: version, Sealed: []string{recordDigest(o.coll.id, w.expires, w.epoch, sealed)}})
 	t.entry.touches(o.row.subject, o.row.id)
-	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: t.now, Expires: w.expires}
+	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: updated, Expires: w.expires}
 	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, w.epoch, w.values, w.bound.texts)
 	return rec, err
 }
@@ -469,6 +486,8 @@ func (t *txn) requireDelete(ctx context.Context, collection string, row *row) (e
 // DeleteRecord deletes a record, an expired one too: its DEKs, and with them every copy of its values, and its row.
 // ifVersion 0 means any.
 func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record string, ifVersion int32) error {
+	// Only a minimum that counts from a date in the record asks for them: without, all else is deleted all the same.
+	keys, _ := v.keyring.of(ctx, who.Tenant)
 	return v.within(ctx, who, policy.DeleteRecord, func(t *txn) error {
 		id, ok := parseID(recordPrefix, record)
 		if !ok || !nameOfCollection.MatchString(collection) {
@@ -493,6 +512,9 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 		}
 		t.entry.Resources = []resource{{Collection: collection, Records: []string{record}, Outcome: outcomeDeleted}}
 		if err := t.requireUnheld(ctx, id); err != nil {
+			return err
+		}
+		if err := v.requireUnkept(ctx, t, keys, id); err != nil {
 			return err
 		}
 		if err := t.unbind(ctx, id, row.digests); err != nil {

@@ -59,7 +59,7 @@ func (v *Vault) redigestAhead(ctx context.Context, b *batch) error {
 		return err
 	}
 	r := v.newReader(b.ring, nil)
-	r.ahead = true
+	r.ahead, r.whole = true, true
 	b.found = r
 	var ids []ID
 	rows := map[ID]*row{}
@@ -158,6 +158,7 @@ func (r *reader) redigest(ctx context.Context, t *txn, all []*rebinding, reissue
 			}
 			m.values = append(m.values, value{box.Field, plain})
 		}
+		m.values = bindable(m.values, m.row.generalised)
 	}
 	if err := r.rebind(ctx, t, all, reissue); err != nil {
 		return err
@@ -215,7 +216,7 @@ func (t *txn) nextRecords(ctx context.Context, after ID, keysetName string, limi
 		lock = ``
 	}
 	rows, err := t.data.Query(ctx, `
-		select r.record_id, r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.sealed, r.digests
+		select r.record_id, r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.sealed, r.digests, r.generalised
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
 		where r.tenant_id = $1 and r.record_id > $2 and `+digested(keysetName)+` order by r.record_id limit $3`+lock, t.who.Tenant, after, limit)
 	if err != nil {
@@ -223,7 +224,7 @@ func (t *txn) nextRecords(ctx context.Context, after ID, keysetName string, limi
 	}
 	all, err = pgx.CollectRows(rows, func(found pgx.CollectableRow) (*row, error) {
 		r := &row{}
-		return r, found.Scan(&r.id, &r.subject, &r.collection, &r.schema, &r.version, &r.epoch, &r.sealed, &r.digests)
+		return r, found.Scan(&r.id, &r.subject, &r.collection, &r.schema, &r.version, &r.epoch, &r.sealed, &r.digests, &r.generalised)
 	})
 	if err != nil || len(all) == 0 {
 		return nil, err

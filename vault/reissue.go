@@ -361,7 +361,7 @@ func (x *reissue) renewOwn(ctx context.Context, p *plan) (map[string]string, err
 		}
 		values = append(values, value{box.Field, plain})
 	}
-	w := rewriting{values: values, expires: p.row.expires, epoch: p.row.epoch}
+	w := rewriting{values: values, expires: p.row.expires, epoch: p.row.epoch, generalised: p.row.generalised}
 	if p.raise {
 		w.epoch++
 	}
@@ -371,7 +371,7 @@ func (x *reissue) renewOwn(ctx context.Context, p *plan) (map[string]string, err
 	slices.Sort(w.fields)
 	w.fields = slices.Compact(w.fields)
 	err := x.txn.attempt(ctx, func() (err error) {
-		moved := &rebinding{opened: p.opened, values: values, renew: p.renew}
+		moved := &rebinding{opened: p.opened, values: bindable(values, w.generalised), renew: p.renew}
 		err = x.rebind(ctx, x.txn, []*rebinding{moved}, false)
 		w.bound = moved.bound
 		return err

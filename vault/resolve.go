@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"crypto/subtle"
+	"errors"
 )
 
 // From tokens to what they stand for.
@@ -163,6 +164,9 @@ func (r *reader) follow(ctx context.Context, ref TokenRef, p *lead, rows map[ID]
 		return nil, nil, errTokenNotFound
 	}
 	o, err := r.open(ctx, rows[p.record])
+	if errors.Is(err, errDue) {
+		err = errTokenNotFound
+	}
 	if err != nil {
 		return nil, nil, err
 	}

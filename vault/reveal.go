@@ -160,8 +160,10 @@ type reader struct {
 	sights map[sight]*seen
 	order  []*seen // as they came
 
-	direct map[dekAt]*dek // DEKs that a KMS key wraps, unwrapped
-	ahead  bool           // and no more of them: a transaction is open
+	direct map[dekAt]*dek     // DEKs that a KMS key wraps, unwrapped
+	ahead  bool               // and no more of them: a transaction is open
+	ends   map[string]Purpose // the purposes; nil: those of the entry's law
+	whole  bool               // for jobs that carry along what is stored: what is due is opened too
 }
 
 // sight is one record, asked for in one view, with one outcome.
@@ -191,6 +193,7 @@ type opened struct {
 	boxes seal.Boxes
 	plain map[uint32][]byte
 	facts policy.SubjectFacts
+	vague []*field // whose values are shown as far as they will be left
 }
 
 func (r *reader) reveal(o *opened, f *field, shown, viewAt string) (Revealed, error) {
@@ -223,6 +226,11 @@ func (r *reader) open(ctx context.Context, row *row) (*opened, error) {
 	if o.dek, err = r.dekOf(ctx, row); err != nil {
 		return nil, err
 	}
+	if o.coll.ruled() && !r.whole {
+		if err := r.outlive(o); err != nil {
+			return nil, err
+		}
+	}
 	r.opened[row.id] = o
 	return o, nil
 }
@@ -251,6 +259,7 @@ func (r *reader) show(o *opened, f *field, view policy.View, action policy.Actio
 		return Secret{}, &Error{Kind: Internal, cause: fmt.Errorf("a value of field %s does not encode", f.name)}
 	}
 	r.note(o, f, view, false)
+	r.revealed(o)
 	return NewSecret(shown), nil
 }
 
@@ -266,6 +275,9 @@ func (r *reader) plain(o *opened, number uint32) ([]byte, error) {
 	plain, err := o.dek.Open(box, r.keys.place(o.coll.id, o.row.id, o.row.version, number))
 	if err != nil {
 		return nil, &Error{Kind: IntegrityFailure, cause: fmt.Errorf("record %s, field number %d: %w", o.id, number, err)}
+	}
+	if slices.ContainsFunc(o.vague, func(f *field) bool { return uint32(f.number) == number }) {
+		plain, _ = o.coll.byNumber(number).typ.Generalise(plain)
 	}
 	o.plain[number] = plain
 	return plain, nil

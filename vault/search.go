@@ -3,6 +3,7 @@ package vault
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -225,6 +226,9 @@ func (v *Vault) matches(ctx context.Context, keys *tenantKeys, e *entry, coll *C
 			continue
 		}
 		o, err := r.open(ctx, found.rows[id])
+		if errors.Is(err, errDue) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -331,6 +331,9 @@ func (v *Vault) aliasesOfSubject(ctx context.Context, e *entry, keys *tenantKeys
 			continue // it has gone since
 		}
 		o, err := r.open(ctx, found.rows[id])
+		if errors.Is(err, errDue) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

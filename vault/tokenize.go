@@ -181,7 +181,7 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	}
 	c := &change{entry: e, schema: schemaRef{coll.id, coll.Version, keys.generation}, records: make([]newRecord, 0, len(b.Items))}
 	done := make([]Tokenized, len(b.Items))
-	s := sealer{keys: keys, coll: coll, now: v.now()}
+	s := sealer{keys: keys, coll: coll, now: v.now(), purposes: e.law.purposes}
 	drafts, err := s.drafts(e, b.Items)
 	if err != nil {
 		return nil, nil, err
@@ -264,6 +264,8 @@ type sealer struct {
 	coll *Collection
 	now  time.Time
 	used map[string]bool // fields that some record has
+
+	purposes map[string]Purpose
 }
 
 func (s *sealer) fieldNames() []string {
@@ -327,6 +329,10 @@ func (s *sealer) seal(d *draft) (newRecord, map[string]string, error) {
 		return r, nil, err
 	}
 	if r.sealed, err = s.keys.sealRecord(key, s.coll.id, d.id, 1, append(values, d.bound.boxes...)); err != nil {
+		return r, nil, err
+	}
+	r.due, err = s.coll.dueAt(&lifetime{created: s.now, updated: s.now, expires: r.expires, value: valueOf(values), purposes: s.purposes})
+	if err != nil {
 		return r, nil, err
 	}
 	tokens, err := s.keys.tokensOf(s.coll, d.id, 0, values, d.bound.texts)

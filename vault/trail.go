@@ -43,7 +43,7 @@ type entry struct {
 
 // resource is what an operation touched: just these fields of each of these records of one collection, seen alike. Its outcome is
 // that of the operation, or denied: asked for and not shown; loosened: their masks, or packages for the person, show more from now on; deleted: the records
-// are no more; delivered: the request's package was sent whole.
+// are no more; anonymised: they are what was left of others; delivered: the request's package was sent whole.
 type resource struct {
 	Collection string   `json:"collection,omitempty"`
 	Transform  string   `json:"transform,omitempty"`
@@ -62,6 +62,8 @@ type resource struct {
 	Hold       string   `json:"hold,omitempty"`
 	Alarm      string   `json:"alarm,omitempty"` // its kind is the outcome, its response the rule
 	Erasure    string   `json:"erasure,omitempty"`
+	Sweep      string   `json:"sweep,omitempty"`
+	Plan       string   `json:"plan,omitempty"`
 	Request    string   `json:"request,omitempty"` // of a person
 	Month      string   `json:"month,omitempty"`   // of audit entries
 	Policy     string   `json:"policy,omitempty"`
@@ -79,7 +81,8 @@ const (
 	outcomeLoosened = "loosened"
 	outcomeDeleted  = "deleted"
 
-	outcomeDelivered = "delivered"
+	outcomeDelivered  = "delivered"
+	outcomeAnonymised = "anonymised"
 )
 
 // open starts the entry of an operation.

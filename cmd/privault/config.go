@@ -28,6 +28,7 @@ type Config struct {
 	Alarms    `embed:""`
 	Clocks    `embed:""`
 	Webhooks  `embed:""`
+	Retention `embed:""`
 
 	Listen       string `env:"PRIVAULT_LISTEN" default:"0.0.0.0:8443" help:"Address of the public listener."`
 	OpsListen    string `env:"PRIVAULT_OPS_LISTEN" default:"127.0.0.1:9200" help:"Address of the operators' listener: /healthz, /readyz, /metrics."`
@@ -106,6 +107,7 @@ func (c *Config) faults() []string {
 		bad("--package-life is at least 1h")
 	}
 	c.Webhooks.check(bad)
+	c.Retention.check(bad)
 	c.noLocal = !c.AllowLocalKMS
 	if c.KMSKeys != "" {
 		if all, err := readKMSKeys(c.KMSKeys); err == nil {

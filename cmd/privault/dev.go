@@ -177,6 +177,7 @@ func (d *devCmd) serve(ctx context.Context, owner string) error {
 	v, err := openVault(ctx, Database{DatabaseURL: app}, keys, func(c *vault.Config) {
 		c.Log, c.Metrics = log, metrics
 		c.Courier = courierBy(egress.Rules{Loopback: true}) // a receiver that is being developed is here too
+		c.SweepEvery = 24 * time.Hour
 		unread = evidence.into(c)
 		c.Ledger = filepath.Join(folder, "ledger")
 	})

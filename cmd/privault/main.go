@@ -30,6 +30,7 @@ type cli struct {
 	Audit    auditCmd    `cmd:"" help:"Keys and checks of the audit log."`
 	Policy   policyCmd   `cmd:"" help:"Try policies before they are in force."`
 	Requests requestsCmd `cmd:"" help:"Requests of persons, and until when they must be answered."`
+	Sweep    sweepCmd    `cmd:"" help:"Destroy what is due by the rules of retention: for cron."`
 	Receipt  receiptCmd  `cmd:"" help:"Verify certificates and data packages."`
 	Import   importCmd   `cmd:"" help:"Store a CSV or NDJSON file's records and write their tokens to a file."`
 	Export   exportCmd   `cmd:"" help:"Write a collection's records and tokens to a CSV or NDJSON file."`
@@ -71,9 +72,12 @@ func run(ctx context.Context, args []string) int {
 	}
 	fmt.Fprintln(os.Stderr, "privault:", err)
 	var faults *configError
+	var unfinished *unfinishedSweep
 	switch {
 	case errors.As(err, &faults):
 		return exitConfig
+	case errors.As(err, &unfinished):
+		return exitConfirm
 	case errors.Is(err, errTryAgain):
 		return exitTryAgain
 	}

@@ -45,7 +45,7 @@ func (r *receiptVerifyCmd) Run() error {
 		return err
 	}
 	var text string
-	for _, title := range []string{audit.ErasureTitle, audit.CompletionTitle, audit.ReplayTitle, audit.DrillTitle} {
+	for _, title := range []string{audit.ErasureTitle, audit.CompletionTitle, audit.ReplayTitle, audit.DrillTitle, audit.SweepTitle} {
 		if text, err = keys.OpenText(title, signed); err == nil {
 			break
 		}

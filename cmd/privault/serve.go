@@ -41,6 +41,7 @@ func (s *serveCmd) Run(ctx context.Context) error {
 		c.Courier, reach = s.courier()
 		unread = errors.Join(rules, clocks, reach, s.Audit.into(c))
 		s.Ledger.into(c)
+		s.Retention.apply(c)
 	})
 	if err := errors.Join(err, unread); err != nil {
 		return err
@@ -160,6 +161,7 @@ func (s *service) run(ctx context.Context, ready func(public, ops net.Addr) erro
 	g.Go(func() error { return every(ctx, time.Minute, s.noteUses) })
 	g.Go(func() error { return every(ctx, watchEvery, s.watch) })
 	g.Go(func() error { return s.watchLedger(ctx) })
+	g.Go(func() error { return every(ctx, time.Minute, s.noteDue) })
 	s.log.InfoContext(ctx, "serving", "listen", public.Addr().String(), "ops_listen", ops.Addr().String(), "tls", s.public.tls != nil)
 	if ready != nil {
 		g.Go(func() error { return ready(public.Addr(), ops.Addr()) })
@@ -206,8 +208,18 @@ func (s *service) noteUses(ctx context.Context) {
 	if err := s.vault.NoteUses(ctx); err != nil {
 		s.log.WarnContext(ctx, "how much keys have wrapped is not written down", "error", err)
 	}
+	if err := s.vault.NoteReveals(ctx); err != nil {
+		s.log.WarnContext(ctx, "when records were last revealed is not written down", "error", err)
+	}
 	if err := s.vault.NoteRefusals(ctx); err != nil {
 		s.log.ErrorContext(ctx, "the entries of refused calls are not written yet", "error", err)
+	}
+}
+
+// noteDue brings the metrics of what is due by retention up to date.
+func (s *service) noteDue(ctx context.Context) {
+	if err := s.vault.NoteDue(ctx); err != nil {
+		s.log.WarnContext(ctx, "what is due is not counted", "error", err)
 	}
 }
 

@@ -148,6 +148,7 @@ func (k *Keys) Open(signed []byte) (Checkpoint, error) {
 const (
 	ErasureTitle = "privault erasure certificate v1"
 	PackageTitle = "privault data package v1"
+	SweepTitle   = "privault retention sweep v1"
 )
 
 // The first lines of the reports of a replay and of a drill.

@@ -39,20 +39,21 @@ type Type struct{ made *spec }
 
 // spec is what a type does. The functions get stored values; normalise and mask must bear any bytes.
 type spec struct {
-	name      string
-	about     string                        // for people
-	examples  []string                      // values, as JSON
-	telling   string                        // what kind of identifier it is, if the CCPA keeps it from being handed out
-	textMax   int                           // for types that are JSON strings: the most bytes a string may have. Zero: stored as JSON text
-	decode    func([]byte) ([]byte, *Fault) // of a string, what is stored; nil: the string itself
-	encode    func([]byte) ([]byte, error)  // the other way, to JSON
-	check     func([]byte) *Fault           // nil: nothing beyond the length
-	normalise func([]byte) []byte
-	mask      func([]byte) string
-	shows     shown // by mask
-	ends      ends
-	index     index
-	counted   func() *index // in its place, where it takes work to make
+	name       string
+	about      string                        // for people
+	examples   []string                      // values, as JSON
+	telling    string                        // what kind of identifier it is, if the CCPA keeps it from being handed out
+	textMax    int                           // for types that are JSON strings: the most bytes a string may have. Zero: stored as JSON text
+	decode     func([]byte) ([]byte, *Fault) // of a string, what is stored; nil: the string itself
+	encode     func([]byte) ([]byte, error)  // the other way, to JSON
+	check      func([]byte) *Fault           // nil: nothing beyond the length
+	normalise  func([]byte) []byte
+	mask       func([]byte) string
+	shows      shown                       // by mask
+	generalise func([]byte) ([]byte, bool) // nil: there is no general form
+	ends       ends
+	index      index
+	counted    func() *index // in its place, where it takes work to make
 }
 
 var noType = spec{check: checkNothing, normalise: bytes.Clone, mask: hide}

@@ -25,13 +25,13 @@ var specs = [...]spec{
 	{
 		name: "date", about: "a calendar date, YYYY-MM-DD",
 		examples: []string{`"2026-02-28"`},
-		textMax:  maxValue, check: checkDate, normalise: bytes.Clone, mask: maskDate, shows: shown{year: true},
+		textMax:  maxValue, check: checkDate, normalise: bytes.Clone, mask: maskDate, shows: shown{year: true}, generalise: yearAlone,
 		index: index{exact: century, year: yearOf},
 	},
 	{
 		name: "date_of_birth", about: "a date of birth, YYYY-MM-DD, from 1850-01-01 on",
 		examples: []string{`"1978-05-06"`},
-		textMax:  maxValue, check: checkBirth, normalise: bytes.Clone, mask: maskDate, shows: shown{year: true},
+		textMax:  maxValue, check: checkBirth, normalise: bytes.Clone, mask: maskDate, shows: shown{year: true}, generalise: yearAlone,
 		index: index{exact: century, year: yearOf},
 	},
 	{
@@ -92,7 +92,7 @@ var specs = [...]spec{
 	{
 		name: "postal_code", about: "a postal code of any country: 3 to 10 letters and digits, with single spaces or dashes between them",
 		examples: []string{`"94105-1234"`, `"SW1A 1AA"`},
-		textMax:  maxValue, check: checkPostal, normalise: normalisePostal, mask: maskPostal, shows: shown{first: 2},
+		textMax:  maxValue, check: checkPostal, normalise: normalisePostal, mask: maskPostal, shows: shown{first: 2}, generalise: postalArea,
 		ends:  ends{compacted(normalisePostal, checkPostal, ""), "", 0, 2, 4, 2},
 		index: index{exact: 40_000, fold: foldPostal, prefix: digits, maxPrefix: minPostal + 2},
 	},

@@ -73,6 +73,9 @@ type Retention struct {
 	Keep   string `json:"keep,omitempty"`
 	After  string `json:"after,omitempty"`
 	Action string `json:"action,omitempty"`
+
+	Minimum string `json:"minimum,omitempty"` // how long the law has it kept at least
+	Ground  string `json:"ground,omitempty"`  // which law
 }
 
 // Record is one record of the person.

@@ -216,7 +216,10 @@ func howLong(p *Processing) []block {
 	var pairs []pair
 	for _, c := range p.Categories {
 		var text []string
-		if r := c.Retention; r != nil {
+		if r := c.Retention; r != nil && r.Minimum != "" {
+			text = append(text, fmt.Sprintf("kept for at least %s, by law (%s)", r.Minimum, r.Ground))
+		}
+		if r := c.Retention; r != nil && r.Keep != "" {
 			text = append(text, fmt.Sprintf("kept for %s after it was %s, then: %s", r.Keep, r.After, r.Action))
 		}
 		if c.LastExpiry != nil {

@@ -54,6 +54,10 @@ const (
 	ReadHold         Action = "hold.read"
 	ReleaseHold      Action = "hold.release"
 	ReadCertificate  Action = "certificate.read"
+	ReadRetention    Action = "retention.read"    // sweeps, plans and what a rule would do
+	PlanRetention    Action = "retention.plan"    // make and execute plans
+	SweepRetention   Action = "retention.sweep"   // destroy what is due, within what is usual
+	ConfirmRetention Action = "retention.confirm" // and beyond
 	ReadRequests     Action = "request.read"
 	RunRequests      Action = "request.run"    // take in, verify, approve, deny; what is done then takes its own privilege too
 	Correct          Action = "record.correct" // change values as a person asked for
@@ -143,6 +147,10 @@ var actions = []struct {
 	{ReadHold, onVault, 0},
 	{ReleaseHold, onVault, 0},
 	{ReadCertificate, onVault, 0},
+	{ReadRetention, onVault, 0},
+	{PlanRetention, onVault, 0},
+	{SweepRetention, onVault, 0},
+	{ConfirmRetention, onVault, 0},
 	{ReadRequests, onVault, 0},
 	{RunRequests, onVault, 0},
 	{Correct, onField, 0},

@@ -53,6 +53,10 @@ hold.place           .      .               .                      .            
 hold.read            .      .               .                      .               .         -           -        .         .          -          .
 hold.release         .      .               .                      .               .         -           .        .         .          -          .
 certificate.read     .      .               .                      .               .         -           -        .         .          -          .
+retention.read       -      .               .                      .               .         -           -        -         .          -          .
+retention.plan       .      .               .                      .               .         -           .        .         .          -          .
+retention.sweep      .      .               .                      .               .         -           .        -         .          -          .
+retention.confirm    .      .               .                      .               .         -           .        .         .          -          .
 request.read         .      .               .                      .               .         -           -        .         .          -          .
 request.run          .      .               .                      .               .         -           .        .         .          -          .
 record.correct       .      .               .                      .               .         -           .        .         .          -          .

@@ -360,13 +360,45 @@ func (b *Bench) On(data, keys string) *Bench {
 // now: what a dump leaves when it is restored.
 func (b *Bench) Elsewhere() *Bench {
 	b.t.Helper()
+	return b.elsewhere("")
+}
+
+// Skewed is Elsewhere in a cluster whose clock is off by as much, e.g. +3650d. It takes Debian's package faketime.
+func (b *Bench) Skewed(by string) *Bench {
+	b.t.Helper()
+	found, err := pgserver.Find()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	libraries, err := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
+	if err != nil || len(libraries) == 0 {
+		b.t.Fatal("no libfaketime (Debian: apt-get install faketime): ", err)
+	}
+	dir, err := os.MkdirTemp("", "privault-faketime-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // the server runs as somebody else where the test is root
+	}
+	for program, env := range map[string]string{"initdb": "", "postgres": "LD_PRELOAD=" + libraries[0] + " FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME='" + by + "' "} {
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, program), []byte("#!/bin/sh\n"+env+"exec "+filepath.Join(found, program)+" \"$@\"\n"), 0o755)
+		}
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return b.elsewhere(dir)
+}
+
+func (b *Bench) elsewhere(binaries string) *Bench {
+	b.t.Helper()
 	ctx := context.Background()
 	// Not t.TempDir: what is still open in it would fail the test.
 	dir, err := os.MkdirTemp("", "privault-test-")
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	s, err := pgserver.Start(ctx, pgserver.Config{Dir: dir, Settings: map[string]string{"fsync": "off", "shared_buffers": "32MB"}})
+	s, err := pgserver.Start(ctx, pgserver.Config{Dir: dir, Binaries: binaries, Settings: map[string]string{"fsync": "off", "shared_buffers": "32MB"}})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -1,0 +1,2 @@
+drop table privault.retention_clocks;
+drop table privault.sweeps;

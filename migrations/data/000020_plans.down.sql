@@ -1,0 +1,3 @@
+alter table privault.sweeps drop column plan_id;
+drop table privault.retention_items;
+drop table privault.retention_plans;

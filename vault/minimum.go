@@ -1,0 +1,136 @@
+package vault
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// What the law has kept. Nobody deletes it before its time, whoever asks.
+
+// lawful is a record that the legal minimum of its collection keeps.
+type lawful struct {
+	*candidate
+	coll  *Collection
+	until time.Time
+}
+
+// keptByLaw gives those of records that a legal minimum keeps. keys may be nil where they were not to be had: then it fails if a record has to be
+// opened to know.
+func (v *Vault) keptByLaw(ctx context.Context, t *txn, keys *tenantKeys, records []ID) ([]lawful, error) {
+	rows, err := t.data.Query(ctx, `
+		select distinct collection_id from privault.records where tenant_id = $1 and record_id = any($2)`, t.who.Tenant, records)
+	if err != nil {
+		return nil, err
+	}
+	colls, err := pgx.CollectRows(rows, pgx.RowTo[ID])
+	if err != nil {
+		return nil, err
+	}
+	var kept []lawful
+	for _, id := range colls {
+		c, err := t.collection(ctx, `collection_id = $2`, id)
+		if err != nil {
+			return nil, err
+		}
+		if c.minimum == nil {
+			continue
+		}
+		if keys == nil && c.perusing() {
+			return nil, errKMSAway
+		}
+		w, err := v.newSweeper(ctx, &batch{txn: t, ring: keys}, c)
+		if err != nil {
+			return nil, err
+		}
+		all, err := w.read(ctx, `r.record_id = any($4)`, records)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range all {
+			f, err := w.ask(ctx, k, c, t.now)
+			if err != nil {
+				return nil, err
+			}
+			if f.until != nil {
+				kept = append(kept, lawful{k, c, *f.until})
+			}
+		}
+	}
+	return kept, nil
+}
+
+// requireUnkept refuses to delete a record before the law allows it.
+func (v *Vault) requireUnkept(ctx context.Context, t *txn, keys *tenantKeys, record ID) error {
+	kept, err := v.keptByLaw(ctx, t, keys, []ID{record})
+	if err == nil && len(kept) > 0 {
+		return fail(Conflict, "the law has this record kept until %s (%s)", kept[0].until.Format(time.RFC3339), kept[0].coll.Definition.Retention.Minimum.Ground)
+	}
+	return err
+}
+
+// spareLawful takes out of an erasure what the law has kept, and says in it what stays, why and until when. Of a whole person it gives those
+// records, which are to be retainLawful's.
+func (v *Vault) spareLawful(ctx context.Context, t *txn, w *erasable, e *Erasure) ([]lawful, error) {
+	keys, err := v.keyring.of(ctx, t.who.Tenant) // at hand: the person was found by them
+	if err != nil {
+		return nil, err
+	}
+	all := w.records
+	if w.part != nil {
+		for _, values := range w.part.values {
+			all = slices.Concat(all, values.records)
+		}
+	}
+	kept, err := v.keptByLaw(ctx, t, keys, all)
+	if err != nil || len(kept) == 0 {
+		return nil, err
+	}
+	stays, of := map[ID]bool{}, map[string]int{}
+	for _, k := range kept {
+		stays[k.id] = true
+		i, named := of[k.coll.Name]
+		if !named {
+			i = len(e.Retained)
+			of[k.coll.Name] = i
+			e.Retained = append(e.Retained, Retained{Collection: k.coll.Name, Ground: "legal-obligation", Law: k.coll.Definition.Retention.Minimum.Ground})
+		}
+		r := &e.Retained[i]
+		if r.Records++; r.Until == nil || r.Until.Before(k.until) {
+			r.Until = &k.until
+		}
+	}
+	spared := func(id ID) bool { return stays[id] }
+	w.records = slices.DeleteFunc(w.records, spared)
+	e.Counts.Records = len(w.records)
+	if w.part == nil {
+		return kept, nil
+	}
+	for i := range w.part.values {
+		w.part.values[i].records = slices.DeleteFunc(w.part.values[i].records, spared)
+	}
+	return nil, nil // whose person is still there: they stay as they are
+}
+
+// retainLawful makes records that the law has kept nobody's and unreadable, though their person is erased. A sweep destroys them once the law lets it.
+func (t *txn) retainLawful(ctx context.Context, kept []lawful) error {
+	records, due := make([]ID, len(kept)), make([]*time.Time, len(kept))
+	names := map[ID]string{}
+	for i, k := range kept {
+		records[i], due[i] = k.id, k.coll.minimum.mark(&k.until)
+		names[k.coll.id] = k.coll.Name
+	}
+	var id, collection ID
+	var version, epoch int32
+	var sealed []byte
+	return each(ctx, t.data, []any{&id, &collection, &version, &epoch, &sealed}, func() error {
+		t.entry.Resources = append(t.entry.Resources, resource{Collection: names[collection], Records: []string{formatID(recordPrefix, id)},
+			Version: version, Sealed: []string{recordDigest(collection, &t.now, epoch, sealed)}})
+		return nil
+	}, `
+		update privault.records r set subject_id = null, expires_at = $2, due_at = k.due_at from unnest($3::uuid[], $4::timestamptz[]) as k(record_id, due_at)
+		where r.tenant_id = $1 and r.record_id = k.record_id
+		returning r.record_id, r.collection_id, r.version, r.epoch, r.sealed`, t.who.Tenant, t.now, records, due)
+}
