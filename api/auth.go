@@ -110,6 +110,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 // queryParameters are all that a route reads from a query. Values, tokens and keys never stand in a URL.
 var queryParameters = map[string][]string{
 	"GET /v1/alarms":                                    {"limit", "cursor"},
+	"GET /v1/suppressions":                              {"limit", "cursor"},
 	"GET /v1/webhooks":                                  {"limit", "cursor"},
 	"GET /v1/webhooks/:webhook/deliveries":              {"state", "limit", "cursor"},
 	"GET /v1/audit/consistency":                         {"from", "to"},

@@ -18,8 +18,8 @@ var nobodys = map[string]string{
 	"transform": "nothing", "subject": "cust-nobody", "certificate": "crt_0352aQCR9XSdpbm0wI3im5", "hold": "hld_0352aQCR9XSdpbm0wI3im5",
 	"sweep": "swp_0352aQCR9XSdpbm0wI3im5", "plan": "pln_0352aQCR9XSdpbm0wI3im5",
 	"policy": "nothing", "purpose": "nothing", "entry": "ent_0352aQCR9XSdpbm0wI3im5", "job": "job_0352aQCR9XSdpbm0wI3im5", "alarm": "alm_0352aQCR9XSdpbm0wI3im5",
-	"request": "req_0352aQCR9XSdpbm0wI3im5",
-	"webhook": "nothing", "delivery": "dlv_0352aQCR9XSdpbm0wI3im5", "token": "pvtk_nothing", "cursor": "nothing",
+	"request":     "req_0352aQCR9XSdpbm0wI3im5",
+	"suppression": "sup_0352aQCR9XSdpbm0wI3im5", "webhook": "nothing", "delivery": "dlv_0352aQCR9XSdpbm0wI3im5", "token": "pvtk_nothing", "cursor": "nothing",
 }
 
 // idsElsewhere are ids that stand in bodies and queries.
@@ -55,6 +55,8 @@ var idsElsewhere = []routeLine{
 	{route: "POST /v1/retention/sweeps", body: `{"collection":"{collection}","dry_run":true}`},
 	{route: "GET /v1/policies", query: "?cursor={cursor}"},
 	{route: "GET /v1/policies/:policy/history", query: "?cursor={cursor}"},
+	{route: "GET /v1/suppressions", query: "?cursor={cursor}"},
+	{route: "POST /v1/suppressions", body: `{"subject":"{subject}"}`},
 	{route: "GET /v1/webhooks", query: "?cursor={cursor}"},
 	{route: "GET /v1/webhooks/:webhook/deliveries", query: "?cursor={cursor}"},
 	{route: "GET /v1/alarms", query: "?cursor={cursor}"},
@@ -145,7 +147,7 @@ var told = map[string]int{
 	"PUT /v1/collections/:collection collection": 422, "PUT /v1/transforms/:transform transform": 422, "PUT /v1/policies/:policy policy": 422,
 	"PUT /v1/purposes/:purpose purpose": 422, "PUT /v1/webhooks/:webhook webhook": 422, "PUT /v1/subjects/:subject/consents/:purpose subject": 201,
 	"PUT /v1/subjects/:subject/objections/:purpose subject": 201, "PUT /v1/subjects/:subject/restriction subject": 201,
-	"POST /v1/principals/:principal/keys key": 422, "POST /v1/holds collection": 422, "POST /v1/retention/sweeps collection": 422, "POST /v1/retention/plans collection": 422, "POST /v1/retention/simulations collection": 422, "POST /v1/holds record": 422, "POST /v1/holds subject": 201,
+	"POST /v1/principals/:principal/keys key": 422, "POST /v1/holds collection": 422, "POST /v1/retention/sweeps collection": 422, "POST /v1/retention/plans collection": 422, "POST /v1/retention/simulations collection": 422, "POST /v1/holds record": 422, "POST /v1/holds subject": 201, "POST /v1/suppressions subject": 201,
 	"POST /v1/requests collection": 422, "POST /v1/requests record": 201, "POST /v1/requests subject": 201, "GET /v1/requests subject": 200,
 	"GET /v1/audit/entries subject": 200, "GET /v1/audit/entries principal": 200, "GET /v1/audit/entries record": 200,
 }
@@ -191,4 +193,4 @@ func (w *world) compare(line routeLine, theirs *world, foreign ...string) {
 }
 
 // moment is what differs between any two calls.
-var moment = regexp.MustCompile(`20\d\d-\d\d-\d\dT[0-9:.]+Z|"request_id":"[^"]*"|hld_\w+|ety_\w+|"id":"req_\w+"`)
+var moment = regexp.MustCompile(`20\d\d-\d\d-\d\dT[0-9:.]+Z|"request_id":"[^"]*"|hld_\w+|ety_\w+|"id":"(req|sup)_\w+"`)

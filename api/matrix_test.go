@@ -101,6 +101,9 @@ var everyRoute = []routeLine{
 	{route: "GET /v1/principals/:principal/keys", action: policy.ManagePrincipals},
 	{route: "DELETE /v1/principals/:principal/keys/:key", action: policy.ManagePrincipals, renew: (*world).key},
 	{route: "GET /v1/certificates/:certificate/completion", action: policy.ReadCertificate, renew: (*world).complete},
+	{route: "GET /v1/suppressions", action: policy.ReadSuppressions},
+	{route: "POST /v1/suppressions", action: policy.WriteSuppressions, body: `{"subject":""}`},
+	{route: "DELETE /v1/suppressions/:suppression", action: policy.WriteSuppressions, renew: (*world).suppression},
 	{route: "GET /v1/webhooks", action: policy.ReadWebhooks},
 	{route: "PUT /v1/webhooks/:webhook", action: policy.WriteWebhooks, body: `{}`},
 	{route: "GET /v1/webhooks/:webhook", action: policy.ReadWebhooks},
@@ -194,6 +197,7 @@ func newWorld(t *testing.T, s *service) *world {
 	}
 	w.send(t, "PUT", "/v1/purposes/letters", `{"legal_basis":"consent"}`).want(t, 201)
 	w.webhook("crm", "subject.erased")
+	w.suppression()
 	var made struct{ ID, Certificate, Job string }
 	w.send(t, "POST", "/v1/principals", `{"name":"billing","roles":["auditor"]}`).want(t, 201).read(t, &made)
 	w.ids["principal"] = made.ID
@@ -259,6 +263,9 @@ func (w *world) spare() {
 }
 func (w *world) transform() {
 	w.made("PUT", "/v1/transforms/cards", `{"alphabet":"digits","min_length":12,"max_length":19,"luhn":"invalid"}`)
+}
+func (w *world) suppression() {
+	w.ids["suppression"] = w.made("POST", "/v1/suppressions", `{"subject":"cust-99"}`)
 }
 func (w *world) webhook(name, event string) {
 	w.send(w.t, "PUT", "/v1/webhooks/"+name, `{"url":"https://127.0.0.1:9/hook","events":["`+event+`"],"recipient":true}`).want(w.t, 201)

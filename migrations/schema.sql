@@ -955,6 +955,18 @@ CREATE TABLE privault.subjects (
 
 ALTER TABLE ONLY privault.subjects FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.suppressions (
+    tenant_id uuid NOT NULL,
+    digest bytea NOT NULL,
+    suppression_id uuid NOT NULL,
+    kind text NOT NULL,
+    erasure_id uuid,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT suppressions_digest_check CHECK ((octet_length(digest) = 32))
+);
+
+ALTER TABLE ONLY privault.suppressions FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.sweeps (
     tenant_id uuid NOT NULL,
     sweep_id uuid NOT NULL,
@@ -1301,6 +1313,9 @@ ALTER TABLE ONLY privault.subjects
 ALTER TABLE ONLY privault.subjects
     ADD CONSTRAINT subjects_pkey PRIMARY KEY (tenant_id, digest);
 
+ALTER TABLE ONLY privault.suppressions
+    ADD CONSTRAINT suppressions_pkey PRIMARY KEY (tenant_id, digest, suppression_id);
+
 ALTER TABLE ONLY privault.sweeps
     ADD CONSTRAINT sweeps_pkey PRIMARY KEY (tenant_id, sweep_id);
 
@@ -1379,6 +1394,8 @@ CREATE INDEX requests_digest ON privault.requests USING btree (tenant_id, digest
 CREATE INDEX requests_due ON privault.requests USING btree (tenant_id, due_at) WHERE (closed_at IS NULL);
 
 CREATE INDEX requests_received ON privault.requests USING btree (tenant_id, regime, received_at);
+
+CREATE INDEX suppressions_id ON privault.suppressions USING btree (tenant_id, suppression_id);
 
 CREATE INDEX sweeps_open ON privault.sweeps USING btree (tenant_id) WHERE (finished_at IS NULL);
 
@@ -1559,6 +1576,8 @@ ALTER TABLE privault.subject_history ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.subjects ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.suppressions ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.sweeps ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON privault.alarms USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
@@ -1628,6 +1647,8 @@ CREATE POLICY tenant ON privault.subject_facts USING ((tenant_id = ( SELECT priv
 CREATE POLICY tenant ON privault.subject_history USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.subjects USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.suppressions USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.sweeps USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -1754,6 +1775,8 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subject_facts TO privault_ap
 GRANT SELECT,INSERT,DELETE ON TABLE privault.subject_history TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subjects TO privault_app;
+
+GRANT SELECT,INSERT,DELETE ON TABLE privault.suppressions TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.sweeps TO privault_app;
 

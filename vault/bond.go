@@ -24,12 +24,17 @@ type bonds struct {
 	keyVersion            []int64
 	spaces                [][]byte
 	digests               []*string // of each record, as the text of an array
+	listedEntry           []ID
+	listed                [][]byte // what must not be on the suppression list
 }
 
 func (b *bonds) add(c *change) {
 	id := c.entry.id
 	for i := range c.records {
 		b.digests = append(b.digests, arrayText(c.records[i].marks))
+		for _, d := range c.records[i].listed {
+			b.listedEntry, b.listed = append(b.listedEntry, id), append(b.listed, d)
+		}
 		for _, m := range c.records[i].marks {
 			b.markEntry, b.markRecord = append(b.markEntry, id), append(b.markRecord, c.records[i].id)
 			b.markDigest, b.markKind = append(b.markDigest, m.digest), append(b.markKind, m.kind)
@@ -67,7 +72,9 @@ func arrayText(marks []mark) *string {
 	return &literal
 }
 
-func (b *bonds) none() bool { return len(b.markEntry)+len(b.relyEntry)+len(b.aliasEntry) == 0 }
+func (b *bonds) none() bool {
+	return len(b.markEntry)+len(b.relyEntry)+len(b.aliasEntry)+len(b.listed) == 0
+}
 
 // columns are the parameters of insertBound after those of insertTogether.
 func (b *bonds) columns() []any {
@@ -109,7 +116,17 @@ func (b *bonds) queueRest(batch *pgx.Batch, tenant ID) {
 // inserted in one order, here and wherever else (unbindAll, lockedAliases), so that two wait for each other and don't
 // deadlock. An alias counts as the change's own only if all that it stands for is: two changes may bring the same text for
 // two values.
-const insertBound = freshChanges + `, marked as materialized (
+const (
+	insertBound = boundChanges + `)` + admitBound
+	// insertUnlisted lacks what is on the suppression list, too.
+	insertUnlisted = boundChanges + `
+		union all
+		select y.entry_id from unnest($41::uuid[], $42::bytea[]) as y(entry_id, digest)
+		where y.digest in (select s.digest from privault.suppressions s where s.tenant_id = $1 and s.digest = any($42))
+	)` + admitBound
+)
+
+const boundChanges = freshChanges + `, marked as materialized (
 		select m.* from unnest($24::uuid[], $25::uuid[], $26::bytea[], $27::int[]) as m(entry_id, record_id, digest, kind)
 	), relied as materialized (
 		select a.text_digest from privault.aliases a where a.tenant_id = $1 and a.text_digest = any($29)
@@ -140,7 +157,9 @@ const insertBound = freshChanges + `, marked as materialized (
 		union all
 		select m.entry_id from marked m
 		where m.kind = 2 and (m.digest, m.record_id) not in (select s.digest, s.record_id from sole s)
-	)` + claimKeys + complete + returnClaimed + admit + complete + returnAdmitted + `, sealed as (
+	`
+
+const admitBound = claimKeys + complete + returnClaimed + admit + complete + returnAdmitted + `, sealed as (
 		insert into privault.records (tenant_id, record_id, collection_id, subject_id, version, epoch, sealed,
 			created_at, updated_at, expires_at, due_at, digests)
 		select $1, r.record_id, r.collection_id, s.subject_id, 1, 0, r.sealed, $2, $2, r.expires_at, r.due_at, r.digests::bytea[]

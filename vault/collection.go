@@ -22,10 +22,11 @@ import (
 
 // Definition is a collection's schema as its owner writes it.
 type Definition struct {
-	Description string     `json:"description,omitempty"`
-	KMS         string     `json:"kms,omitempty"` // hierarchical (the default), or direct: the KMS key itself wraps each record's DEK
-	Retention   *Retention `json:"retention,omitempty"`
-	Purposes    []string   `json:"purposes,omitempty"` // that values may be read for; none: any
+	Description string       `json:"description,omitempty"`
+	KMS         string       `json:"kms,omitempty"` // hierarchical (the default), or direct: the KMS key itself wraps each record's DEK
+	Retention   *Retention   `json:"retention,omitempty"`
+	Suppression *Suppression `json:"suppression,omitempty"` // nil: the list isn't asked
+	Purposes    []string     `json:"purposes,omitempty"`    // that values may be read for; none: any
 	// Values are read for some registered purpose.
 	PurposeRequired bool                       `json:"purpose_required,omitempty"`
 	Fields          map[string]FieldDefinition `json:"fields"`
@@ -88,6 +89,9 @@ type Collection struct {
 	order  []*field // by number
 	bound  bool     // some field's values have rows beside their record's
 	shared bool     // some field's tokens are aliases of its values
+
+	suppresses bool     // the suppression list is asked
+	suppressed []*field // whose values may be on it
 
 	normalisers map[string]int // the versions by which fields' values are matched
 
@@ -177,6 +181,11 @@ func (c *Collection) adopt(raw []byte) error {
 		c.shared = c.shared || f.ofValue()
 		c.order = append(c.order, f)
 	}
+	if c.suppresses = s.Suppression != nil; c.suppresses {
+		for _, name := range s.Suppression.Fields {
+			c.suppressed = append(c.suppressed, c.fields[name])
+		}
+	}
 	slices.SortFunc(c.order, func(a, b *field) int { return int(a.number) - int(b.number) })
 	return c.adoptRetention()
 }
@@ -215,6 +224,7 @@ func (d *Definition) check() error {
 		d.Fields[name] = f
 	}
 	d.checkRetention(bad)
+	d.checkSuppression(bad)
 	if len(faults) == 0 {
 		return nil
 	}

@@ -47,6 +47,7 @@ type newRecord struct {
 	expires, due    *time.Time
 	sealed, wrapped []byte
 	marks           []mark
+	listed          [][]byte // digests that must not be on the suppression list
 }
 
 func (c *change) weight() int {
@@ -285,6 +286,10 @@ func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit
 	if !p.bonds.none() {
 		statement = insertBound
 		args = append(args, p.bonds.columns()...)
+		if len(p.bonds.listed) > 0 {
+			statement = insertUnlisted
+			args = append(args, p.bonds.listedEntry, p.bonds.listed)
+		}
 	}
 	b.Queue(statement+keys+`select entry_id from admitted`, args...).Query(admitted)
 	p.bonds.queueRest(b, tenant)

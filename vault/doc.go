@@ -37,6 +37,7 @@
 //	requests      request step (the states) fulfil (what is done) clock overdue (the dates) denial
 //	backups       ledger (what a restored database is told again) fence (that it was) replay drill
 //	who is told   webhook event (in the transaction of the cause) outbox (sending) recipient (who has acknowledged an erasure)
+//	who stays out suppression
 //	evidence      log sequencer safekeeping (the Merkle log); evidence disclosure (reading it)
 //	beside        jobs idempotency cursor id metrics
 package vault

@@ -113,6 +113,8 @@ type erasable struct {
 	bound   bool     // to aliases or indexes: some of the records
 	held    bool     // by a legal hold: some of the records, or whatever will come
 	part    *portion // nil: everything goes
+
+	suppressed map[string]string // what of the person stays on the suppression list: digest → what it is of
 }
 
 // lockForErasure finds a person and everything of theirs. Until the transaction ends, whoever stores or changes a record of
@@ -248,6 +250,8 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 		if err := v.erasePart(ctx, t, w, e); err != nil {
 			return err
 		}
+	} else if err := v.suppress(ctx, t, w, id); err != nil {
+		return err
 	}
 	done, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, w.records)
 	if err != nil {

@@ -14,20 +14,21 @@ type ID = [16]byte
 
 // The prefixes of ids.
 const (
-	recordPrefix     = "rec_"
-	principalPrefix  = "prn_"
-	credentialPrefix = "key_"
-	jobPrefix        = "job_"
-	subjectPrefix    = "sub_"
-	eventPrefix      = "evt_"
-	entryPrefix      = "aud_"
-	holdPrefix       = "hld_"
-	erasurePrefix    = "crt_"
-	alarmPrefix      = "alm_"
-	sweepPrefix      = "swp_"
-	planPrefix       = "pln_"
-	requestPrefix    = "req_"
-	deliveryPrefix   = "dlv_"
+	recordPrefix      = "rec_"
+	principalPrefix   = "prn_"
+	credentialPrefix  = "key_"
+	jobPrefix         = "job_"
+	subjectPrefix     = "sub_"
+	eventPrefix       = "evt_"
+	entryPrefix       = "aud_"
+	holdPrefix        = "hld_"
+	erasurePrefix     = "crt_"
+	alarmPrefix       = "alm_"
+	sweepPrefix       = "swp_"
+	planPrefix        = "pln_"
+	requestPrefix     = "req_"
+	deliveryPrefix    = "dlv_"
+	suppressionPrefix = "sup_"
 )
 
 // lastID stands behind every other.

@@ -331,6 +331,9 @@ func (r *reader) put(ctx context.Context, t *txn, o *opened, p Patch, values []v
 	if p.SetExpires {
 		w.expires = microseconds(p.Expires)
 	}
+	if err := t.requireUnsuppressed(ctx, r.keys, o.coll, p, values); err != nil {
+		return nil, err
+	}
 	moved := &rebinding{opened: o, values: bindable(values, w.generalised)}
 	if err := r.rebind(ctx, t, []*rebinding{moved}, false); err != nil {
 		return nil, err

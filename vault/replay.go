@@ -30,6 +30,15 @@ type lineErasure struct {
 	Certificate    string        `json:"certificate,omitempty"`
 	Records        []byte        `json:"records,omitempty"`
 	Part           *linePart     `json:"part,omitempty"` // nil: everything
+
+	// What of the person stays on the suppression list. That it was lifted afterwards is not in the ledger: a replay errs on the side of
+	// the person.
+	Suppressed []lineSuppressed `json:"suppressed,omitempty"`
+}
+
+type lineSuppressed struct {
+	Digest []byte `json:"digest"`
+	Kind   string `json:"kind"`
 }
 
 // lineHold is a hold, or the release of one.
@@ -95,6 +104,9 @@ func (t *txn) enterErasure(w *erasable, id ID, e *Erasure) {
 		line.Kind = erasureLine
 		line.Erasure.Erased, line.Erasure.ShredEffective, line.Erasure.Certificate = e.Erased, e.ShredEffective, e.Certificate
 		line.Erasure.Records = packIDs(w.records)
+		for digest, kind := range w.suppressed {
+			line.Erasure.Suppressed = append(line.Erasure.Suppressed, lineSuppressed{[]byte(digest), kind})
+		}
 	}
 	if w.part != nil {
 		line.Erasure.Part = &linePart{*idInLine(w.part.id), e.Scope, e.Retained}
@@ -338,6 +350,15 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 	}
 	if err := t.insertErasure(ctx, e, ErasureErased); err != nil {
 		return err
+	}
+	if len(e.Suppressed) > 0 {
+		erasure, on := ID(e.ID), map[string]string{}
+		for _, s := range e.Suppressed {
+			on[string(s.Digest)] = s.Kind
+		}
+		if err := t.insertSuppressed(ctx, on, &erasure); err != nil {
+			return err
+		}
 	}
 	_, err = t.enqueue(ctx, purgeJob, purgeParams{formatID(erasurePrefix, ID(e.ID))})
 	return err

@@ -324,6 +324,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app privault.subject_facts DELETE INSERT SELECT UPDATE",
 		"privault_app privault.subject_history DELETE INSERT SELECT",
 		"privault_app privault.subjects DELETE INSERT SELECT UPDATE",
+		"privault_app privault.suppressions DELETE INSERT SELECT",
 		"privault_app privault.sweeps INSERT SELECT UPDATE",
 		"privault_app privault.tenants INSERT SELECT",
 		"privault_app privault.transforms DELETE INSERT SELECT",

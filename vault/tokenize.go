@@ -189,6 +189,11 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	if err := s.spendOnDrafts(ctx, e.who, drafts); err != nil {
 		return nil, nil, err
 	}
+	if coll.suppresses {
+		if err := s.suppressible(ctx, v, drafts, fresh); err != nil {
+			return nil, nil, err
+		}
+	}
 	if coll.bound {
 		bound, err := s.bind(ctx, v, drafts)
 		if err != nil {
@@ -284,8 +289,11 @@ type draft struct {
 	item   *NewRecord
 	values []value
 	bound  bound
-	dek    *dek  // of a direct collection
-	err    error // why it is refused
+	dek    *dek // of a direct collection
+
+	subject     *subjectDigests // made early where the suppression list is asked
+	identifiers []identifier    // that may be on it
+	err         error           // why it is refused
 }
 
 // drafts decides on the items and validates them.
@@ -313,13 +321,15 @@ func (s *sealer) drafts(e *entry, items []NewRecord) ([]draft, error) {
 
 // seal seals one draft and gives its tokens.
 func (s *sealer) seal(d *draft) (newRecord, map[string]string, error) {
-	r := newRecord{id: d.id, collection: s.coll.id, expires: d.item.Expires, marks: d.bound.marks}
+	r := newRecord{id: d.id, collection: s.coll.id, expires: d.item.Expires, marks: d.bound.marks, subject: d.subject, listed: d.listed()}
 	values := d.values
 	var err error
 	if d.item.Subject != "" {
 		values = append([]value{{number: subjectField, plain: []byte(d.item.Subject)}}, values...)
-		if r.subject, err = s.keys.subject(d.item.Subject); err != nil {
-			return r, nil, err
+		if r.subject == nil {
+			if r.subject, err = s.keys.subject(d.item.Subject); err != nil {
+				return r, nil, err
+			}
 		}
 	}
 	var key seal.Key

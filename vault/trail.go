@@ -71,6 +71,8 @@ type resource struct {
 	Purpose    string   `json:"purpose,omitempty"`
 	Webhook    string   `json:"webhook,omitempty"`  // its name
 	Delivery   string   `json:"delivery,omitempty"` // what became of it is the outcome
+
+	Suppression string `json:"suppression,omitempty"`
 }
 
 const (

@@ -33,6 +33,7 @@ type scene struct {
 	hold, certificate string
 	request           string
 	delivery          string // of the webhook crm
+	suppression       string
 	alarm             string
 	sweep             string
 	waiting, running  string // sweeps too
@@ -90,6 +91,7 @@ func newScene(t *testing.T, options ...vaulttest.Option) *scene {
 		t.Fatal(err)
 	}
 	s.addWebhook(t)
+	s.addSuppression(t)
 	s.addRights(t)
 	s.addRequests(t)
 	s.govern(t)
@@ -128,7 +130,7 @@ func operations() []operation {
 		return &vault.IdempotencyKey{Key: "key-1", Request: sha256.Sum256([]byte("body"))}
 	}
 	expired := time.Unix(0, 0)
-	return append(slices.Concat(rightsOperations(), governanceOperations(), requestOperations(), webhookOperations(), retentionOperations()), []operation{
+	return append(slices.Concat(rightsOperations(), governanceOperations(), requestOperations(), webhookOperations(), retentionOperations(), suppressionOperations()), []operation{
 		{name: "ReportLeakedKey", action: policy.RaiseAlarm, operator: true, problem: vault.Internal,
 			do: func(s *scene, _ vault.Caller) error { return s.ReportLeakedKey(ctx, s.key.Key) },
 			fail: func(s *scene, _ vault.Caller) error {
@@ -641,7 +643,7 @@ func TestEntryOfAReveal(t *testing.T) {
 func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
 	t.Parallel()
 	allowed := []string{"action", "alarm", "at", "collection", "credential", "delivery", "erasure", "fields", "hold", "id", "items", "job", "key", "outcome",
-		"policy", "principal", "problem", "purpose", "records", "refused", "request", "resources", "rule", "sealed", "subject", "transform", "version", "view", "webhook"}
+		"policy", "principal", "problem", "purpose", "records", "refused", "request", "resources", "rule", "sealed", "subject", "suppression", "transform", "version", "view", "webhook"}
 	s := newScene(t)
 	for _, op := range operations() {
 		_ = op.fail(s, s.who)

@@ -650,3 +650,24 @@ func TestWebhooksAreWokenAndGivenUp(t *testing.T) {
 		t.Errorf("%+v, %v", done, err)
 	}
 }
+
+// Of a partial erasure recipients are told what is gone, and not what stays.
+func TestRecipientsAreToldOfAPartialErasure(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	crm := h.webhook(t, "crm", isRecipient, nil)
+	orders := h.webhook(t, "orders", func(w *vault.Webhook) { w.Collections = []string{"orders"} }, nil)
+	e, err := h.ErasePart(t.Context(), h.who, "p-1", vault.PartialErasure{Reason: "gdpr-17", Scope: []vault.ErasurePart{{Collection: "people"}},
+		Retained: []vault.Retained{{Collection: "orders", Ground: "legal-obligation"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.deliver(t)
+	if len(crm.Messages()) != 1 || len(orders.Messages()) != 0 {
+		t.Fatalf("%d and %d messages", len(crm.Messages()), len(orders.Messages()))
+	}
+	got := crm.read(t, crm.Messages()[0])
+	if got.Data.Certificate != e.ID || len(got.Data.Collections) != 1 || got.Data.Collections[0].Collection != "people" || len(got.Data.Collections[0].Records) != 2 {
+		t.Errorf("it is told %s", crm.Messages()[0].Body)
+	}
+}

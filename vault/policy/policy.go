@@ -17,59 +17,61 @@ type Action string
 
 // The actions. Each has its line in the table below, and the roles that may do it in roles.cedar.
 const (
-	DefineCollection Action = "collection.define"
-	ReadCollection   Action = "collection.read"
-	DropCollection   Action = "collection.delete"
-	Tokenize         Action = "tokenize"
-	Detokenize       Action = "detokenize"
-	ValidateToken    Action = "token.validate" // says that a token resolves, and shows nothing
-	RotateToken      Action = "token.rotate"
-	ReadRecord       Action = "record.read"
-	UpdateRecord     Action = "record.update"
-	DeleteRecord     Action = "record.delete"
-	Search           Action = "search"
-	Export           Action = "record.export" // all records of a collection
-	ReadPackage      Action = "package.read"  // what a person gets who asked for their data
-	ManagePrincipals Action = "principal.manage"
-	ReadPolicies     Action = "policy.read"
-	WritePolicies    Action = "policy.write"
-	ReadPurposes     Action = "purpose.read"
-	WritePurposes    Action = "purpose.write"
-	ReadConsents     Action = "consent.read"
-	WriteConsents    Action = "consent.write" // consents and objections
-	Restrict         Action = "subject.restrict"
-	ReadAudit        Action = "audit.read"
-	ReadAlarms       Action = "alarm.read"
-	LiftAlarm        Action = "alarm.lift" // end the response to one
-	ReadJobs         Action = "job.read"
-	ReadKeys         Action = "key.read"   // the inventory
-	ManageKeys       Action = "key.manage" // rotate, retire and destroy
-	DefineTransform  Action = "transform.define"
-	ReadTransform    Action = "transform.read"
-	Encode           Action = "transform.encode"
-	Decode           Action = "transform.decode"
-	ReadSubject      Action = "subject.read"
-	Erase            Action = "erase"
-	PlaceHold        Action = "hold.place"
-	ReadHold         Action = "hold.read"
-	ReleaseHold      Action = "hold.release"
-	ReadCertificate  Action = "certificate.read"
-	ReadRetention    Action = "retention.read"    // sweeps, plans and what a rule would do
-	PlanRetention    Action = "retention.plan"    // make and execute plans
-	SweepRetention   Action = "retention.sweep"   // destroy what is due, within what is usual
-	ConfirmRetention Action = "retention.confirm" // and beyond
-	ReadRequests     Action = "request.read"
-	RunRequests      Action = "request.run"    // take in, verify, approve, deny; what is done then takes its own privilege too
-	Correct          Action = "record.correct" // change values as a person asked for
-	ReadWebhooks     Action = "webhook.read"
-	WriteWebhooks    Action = "webhook.write"
-	Redeliver        Action = "webhook.redeliver"
-	Acknowledge      Action = "webhook.acknowledge" // by a recipient, that it has done its part
-	Deliver          Action = "webhook.deliver"     // by the service itself: an attempt
-	CreateTenant     Action = "tenant.create"       // by the deployment's operator, on the machine itself; no role has it
-	Sweep            Action = "sweep"               // likewise
-	Work             Action = "job.work"            // likewise: a batch of a job, which was decided on when it was enqueued
-	InspectIndexes   Action = "index.inspect"       // likewise: what an index tells whoever reads the database
+	DefineCollection  Action = "collection.define"
+	ReadCollection    Action = "collection.read"
+	DropCollection    Action = "collection.delete"
+	Tokenize          Action = "tokenize"
+	Detokenize        Action = "detokenize"
+	ValidateToken     Action = "token.validate" // says that a token resolves, and shows nothing
+	RotateToken       Action = "token.rotate"
+	ReadRecord        Action = "record.read"
+	UpdateRecord      Action = "record.update"
+	DeleteRecord      Action = "record.delete"
+	Search            Action = "search"
+	Export            Action = "record.export" // all records of a collection
+	ReadPackage       Action = "package.read"  // what a person gets who asked for their data
+	ManagePrincipals  Action = "principal.manage"
+	ReadPolicies      Action = "policy.read"
+	WritePolicies     Action = "policy.write"
+	ReadPurposes      Action = "purpose.read"
+	WritePurposes     Action = "purpose.write"
+	ReadConsents      Action = "consent.read"
+	WriteConsents     Action = "consent.write" // consents and objections
+	Restrict          Action = "subject.restrict"
+	ReadAudit         Action = "audit.read"
+	ReadAlarms        Action = "alarm.read"
+	LiftAlarm         Action = "alarm.lift" // end the response to one
+	ReadJobs          Action = "job.read"
+	ReadKeys          Action = "key.read"   // the inventory
+	ManageKeys        Action = "key.manage" // rotate, retire and destroy
+	DefineTransform   Action = "transform.define"
+	ReadTransform     Action = "transform.read"
+	Encode            Action = "transform.encode"
+	Decode            Action = "transform.decode"
+	ReadSubject       Action = "subject.read"
+	Erase             Action = "erase"
+	PlaceHold         Action = "hold.place"
+	ReadHold          Action = "hold.read"
+	ReleaseHold       Action = "hold.release"
+	ReadCertificate   Action = "certificate.read"
+	ReadRetention     Action = "retention.read"    // sweeps, plans and what a rule would do
+	PlanRetention     Action = "retention.plan"    // make and execute plans
+	SweepRetention    Action = "retention.sweep"   // destroy what is due, within what is usual
+	ConfirmRetention  Action = "retention.confirm" // and beyond
+	ReadRequests      Action = "request.read"
+	RunRequests       Action = "request.run"    // take in, verify, approve, deny; what is done then takes its own privilege too
+	Correct           Action = "record.correct" // change values as a person asked for
+	ReadWebhooks      Action = "webhook.read"
+	WriteWebhooks     Action = "webhook.write"
+	Redeliver         Action = "webhook.redeliver"
+	Acknowledge       Action = "webhook.acknowledge" // by a recipient, that it has done its part
+	ReadSuppressions  Action = "suppression.read"
+	WriteSuppressions Action = "suppression.write" // put a person there, and lift
+	Deliver           Action = "webhook.deliver"   // by the service itself: an attempt
+	CreateTenant      Action = "tenant.create"     // by the deployment's operator, on the machine itself; no role has it
+	Sweep             Action = "sweep"             // likewise
+	Work              Action = "job.work"          // likewise: a batch of a job, which was decided on when it was enqueued
+	InspectIndexes    Action = "index.inspect"     // likewise: what an index tells whoever reads the database
 
 	Replay Action = "restore.replay" // likewise: a line of the ledger is applied to a database that doesn't have it
 
@@ -158,6 +160,8 @@ var actions = []struct {
 	{WriteWebhooks, onVault, 0},
 	{Redeliver, onVault, 0},
 	{Acknowledge, onVault, 0},
+	{ReadSuppressions, onVault, 0},
+	{WriteSuppressions, onVault, 0},
 	{Deliver, onVault, machine},
 	{RaiseAlarm, onVault, machine},
 	{CreateTenant, onVault, machine},

@@ -64,11 +64,14 @@ webhook.read         -      .               .                      .            
 webhook.write        -      .               .                      .               .         .           .        .         .          -          .
 webhook.redeliver    -      .               .                      .               .         -           .        -         .          -          .
 webhook.acknowledge  .      .               .                      .               .         -           .        .         -          -          .
+suppression.read     .      .               .                      .               .         -           -        .         .          -          .
+suppression.write    .      .               .                      .               .         -           .        .         .          -          .
 webhook.deliver      .      .               .                      .               .         .           .        .         .          .          .
 tenant.create        .      .               .                      .               .         .           .        .         .          .          .
 sweep                .      .               .                      .               .         .           .        .         .          .          .
 job.work             .      .               .                      .               .         .           .        .         .          .          .
 index.inspect        .      .               .                      .               .         .           .        .         .          .          .
+restore.replay       .      .               .                      .               .         .           .        .         .          .          .
 `
 
 // everyAction are the actions that a policy can grant, and those that none can.
