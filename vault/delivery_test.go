@@ -184,9 +184,13 @@ func TestRequestsWithoutAPackage(t *testing.T) {
 			h.erase(t, "p-2")
 		}
 		var out bytes.Buffer
+		before := h.Count(`select count(*) from privault.audit_entries`)
 		wantKind(t, what, fetch(t, h.Vault, h.who, story.request, &out), story.want)
 		if out.Len() > 0 {
 			t.Errorf("%s: %d bytes were sent", what, out.Len())
+		}
+		if n := h.Count(`select count(*) from privault.audit_entries`) - before; n != 1 {
+			t.Errorf("%s: %d entries say so", what, n)
 		}
 	}
 	r := h.ready(t)

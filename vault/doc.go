@@ -35,6 +35,7 @@
 //	who may what  tenant principal credential outsider; policies purpose law explain
 //	people        subject hold erasure; consent fact (what they said, as the policy sees it)
 //	requests      request step (the states) fulfil (what is done) clock overdue (the dates) denial
+//	packages      package (what a person gets) processing (what it is told) delivery (once)
 //	backups       ledger (what a restored database is told again) fence (that it was) replay drill
 //	who is told   webhook event (in the transaction of the cause) outbox (sending) recipient (who has acknowledged an erasure)
 //	who stays out suppression

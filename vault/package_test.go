@@ -9,8 +9,12 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 	"github.com/google/go-cmp/cmp"
@@ -519,3 +523,69 @@ func TestAPackageWithoutAnEntrySendsNothing(t *testing.T) {
 type broken struct{ err error }
 
 func (b broken) Write([]byte) (int, error) { return 0, b.err }
+
+// peak counts what is sent, and sees how large the heap gets meanwhile.
+type peak struct {
+	sent int
+	heap uint64
+}
+
+func (p *peak) Write(b []byte) (int, error) {
+	p.sent += len(b)
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	p.heap = max(p.heap, m.HeapAlloc)
+	return len(b), nil
+}
+
+// A package of ten times as many records takes no more memory. PRIVAULT_PACKAGE_RECORDS=100000 measures it, alone.
+func TestAPackageOfManyRecords(t *testing.T) {
+	text, set := os.LookupEnv("PRIVAULT_PACKAGE_RECORDS")
+	many := 5000
+	if set {
+		var err error
+		if many, err = strconv.Atoi(text); err != nil || many < 10_000 || many > 1_000_000 {
+			t.Fatal("PRIVAULT_PACKAGE_RECORDS is 10000 to 1000000")
+		}
+	} else {
+		t.Parallel()
+	}
+	v := vaulttest.New(t)
+	who := v.Tenant()
+	personsFiles(t, v, who)
+	for subject, n := range map[string]int{"few": many / 10, "many": many} {
+		for from := 0; from < n; from += 1000 {
+			var items []vault.NewRecord
+			for range min(1000, n-from) {
+				item := vaulttest.Item(map[string]string{"note": rubbish(100)})
+				item.Subject = subject
+				items = append(items, item)
+			}
+			done, err := v.Tokenize(t.Context(), who, vault.Batch{Collection: []string{"notes", "empty"}[from/1000%2], Items: items})
+			if err != nil || done[0].Err != nil {
+				t.Fatal(err, done[0].Err)
+			}
+		}
+	}
+	heaps := map[string]uint64{}
+	for _, subject := range []string{"few", "many"} {
+		o := order(dsar.Access, dsar.GDPR)
+		o.Subject = subject
+		runtime.GC()
+		out := &peak{}
+		began := time.Now()
+		if err := v.Package(t.Context(), who, o, out); err != nil {
+			t.Fatal(err)
+		}
+		heaps[subject] = out.heap
+		t.Logf("%s: %d bytes in %v, a heap of at most %.1f MiB", subject, out.sent, time.Since(began).Round(time.Millisecond), float64(out.heap)/(1<<20))
+	}
+	if n := v.Count(`
+		select count(r) from privault.audit_entries e, jsonb_array_elements(e.body::jsonb->'resources') x, jsonb_array_elements_text(x->'records') r
+		where e.action = 'package.read' and x->>'view' = 'plain'`); n != many+many/10 {
+		t.Errorf("%d records stand in the log as shown", n)
+	}
+	if set && heaps["many"] > heaps["few"]*3/2 {
+		t.Errorf("ten times as many records take %.1f times the memory", float64(heaps["many"])/float64(heaps["few"]))
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net/url"
@@ -16,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/dsar"
 	"github.com/privault/privault/vault/pgserver"
 	"github.com/privault/privault/vault/policy"
 	"github.com/privault/privault/vault/vaulttest"
@@ -284,8 +286,9 @@ func traffic(t *testing.T, v *vaulttest.Bench, canaries []string) (added []strin
 	wantKind(t, "a value for a field's name", err, vault.Invalid)
 	_, err = v.GetRecord(ctx, who, "people", records[0], nil, canaries[2])
 	wantKind(t, "a value for a view", err, vault.Invalid)
-	_, err = v.GetRecord(ctx, who, "people", records[0], nil, "plain")
+	read, err := v.GetRecord(ctx, who, "people", records[0], nil, "plain")
 	wantKind(t, "a read", err, "")
+	wantKind(t, "a package", v.Package(ctx, who, vault.PackageOrder{Subject: read.Subject, Kind: dsar.Access, Regime: dsar.GDPR}, io.Discard), "")
 	_, err = v.Authenticate(ctx, "pvak_"+canaries[0])
 	wantKind(t, "a value for a key", err, vault.Unauthenticated)
 	_, _, err = v.PutCollection(ctx, who, canaries[0], vault.Definition{}, 0)

@@ -310,6 +310,7 @@ func TestPrivilegesOfTheServicesRoles(t *testing.T) {
 		"privault_app privault.key_generations INSERT SELECT UPDATE",
 		"privault_app privault.ledger INSERT SELECT UPDATE",
 		"privault_app privault.ledger_applied DELETE INSERT SELECT",
+		"privault_app privault.packages INSERT SELECT UPDATE",
 		"privault_app privault.policies INSERT SELECT",
 		"privault_app privault.principal_networks DELETE INSERT SELECT UPDATE",
 		"privault_app privault.principals INSERT SELECT UPDATE",

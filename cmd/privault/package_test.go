@@ -1,10 +1,12 @@
 package main
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"io"
 	mathrand "math/rand/v2"
 	"net/http"
 	"path/filepath"
@@ -92,7 +94,7 @@ func TestPackagesWhoseServerIsKilled(t *testing.T) {
 				cut++
 			}
 		}()
-		time.Sleep(time.Duration(mathrand.Int64N(int64(takes)*5/4))) //nolint:forbidigo // a random moment is the point
+		time.Sleep(time.Duration(mathrand.Int64N(int64(takes) * 5 / 4))) //nolint:forbidigo // a random moment is the point
 		d.kill(t)
 		<-done
 		d = again()
@@ -170,4 +172,28 @@ func TestReceiptVerifyOfAPackage(t *testing.T) {
 	}
 	write(t, file, "PK\x03\x04 and no more")
 	run1(t, nil, "receipt", "verify", "--key", key, file).want(t, exitFailed)
+}
+
+// The commands of docs/packages.md, as they stand.
+func TestThePackagesPageWorks(t *testing.T) {
+	t.Parallel()
+	i := newImporter(t, "unused", map[string]string{"note": "text"})
+	write(t, i.path("audit.key.pub"), read(t, i.file("audit.key.pub")))
+	said := i.runPage(t, "packages.md")
+	if len(said) != 1 || !strings.Contains(said[0], "verified: signed by") || !strings.Contains(said[0], "  csv/buyers.csv\n") || !strings.Contains(said[0], "regime: ccpa\n") {
+		t.Errorf("%q", said)
+	}
+	z, err := zip.OpenReader(i.path("package.zip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	data, err := z.Open("data.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(data)
+	if err != nil || !strings.Contains(string(text), `"score":-1.50`) || !strings.Contains(string(text), `"held":["licence"]`) || strings.Contains(string(text), "D1234567") {
+		t.Errorf("%v: %s", err, text)
+	}
 }
