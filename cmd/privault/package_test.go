@@ -3,7 +3,6 @@ package main
 import (
 	"archive/zip"
 	"bytes"
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"io"
@@ -65,7 +64,7 @@ func TestPackagesWhoseServerIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	fetch := func(path string) (whole bool, status int, b []byte) {
-		status, b, err := d.caller().send(context.Background(), http.MethodGet, path, nil)
+		status, b, err := d.caller().send(t.Context(), http.MethodGet, path, nil)
 		return err == nil && status == http.StatusOK, status, b
 	}
 	began := time.Now()
