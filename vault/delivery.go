@@ -173,8 +173,8 @@ func (d *delivery) renew(ctx context.Context) error {
 	var mine bool
 	err := d.vault.store.data.within(ctx, d.who.Tenant, func(tx pgx.Tx) error {
 		done, err := tx.Exec(ctx, `
-			update privault.packages set leased_until = $4 where tenant_id = $1 and request_id = $2 and claim = $3 and leased_until > $5`,
-			d.who.Tenant, d.request, d.claim, now.Add(packageLease), now)
+			update privault.packages set leased_until = $4 where tenant_id = $1 and request_id = $2 and claim = $3`,
+			d.who.Tenant, d.request, d.claim, now.Add(packageLease))
 		mine = done.RowsAffected() == 1
 		return err
 	})

@@ -282,7 +282,7 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 	if e.Certificate, err = v.certify(t.who.Tenant, *w.subject, e); err != nil {
 		return err
 	}
-	if err := t.emitOf(ctx, EventSubjectErased, gone, happening{Certificate: e.ID, erasure: &id}); err != nil {
+	if err := t.emitOf(ctx, EventSubjectErased, gone, happening{Certificate: e.ID, erasure: &id, Collections: w.part.affected()}); err != nil {
 		return err
 	}
 	_, err = t.enqueue(ctx, purgeJob, purgeParams{e.ID})
@@ -385,7 +385,10 @@ func (v *Vault) deferredStep(ctx context.Context, b *batch) (done int, more bool
 	if err := b.resume(&after); err != nil {
 		return 0, false, err
 	}
-	position, _ := parseID(erasurePrefix, after) // at first: from the lowest id
+	position, _ := parseID(erasurePrefix, after)       // at first: from the lowest id
+	if _, err := b.holdKeys(ctx, b.ring); err != nil { // before the person, as everywhere
+		return 0, false, err
+	}
 	var id ID
 	var digest []byte
 	e := &Erasure{}
@@ -401,23 +404,22 @@ func (v *Vault) deferredStep(ctx context.Context, b *batch) (done int, more bool
 	}
 	e.ID = formatID(erasurePrefix, id)
 	w, err := b.lockForErasure(ctx, digest)
-	if err == nil {
-		err = b.again(ctx, w, e)
-	}
 	if err != nil {
 		return 0, false, err
 	}
-	if w.subject == nil && e.Scope != nil {
-		if err := b.supersede(ctx, id, w.earlier); err != nil {
-			return 0, false, err
-		}
-	}
-	if w.subject != nil && !w.held {
+	todo, err := b.again(ctx, w, e)
+	switch {
+	case err != nil:
+	case w.subject == nil:
+		err = b.supersede(ctx, id, w.earlier)
+	case todo && w.nothing():
+		err = b.supersede(ctx, id, &Erasure{State: ErasurePurged, Erased: &b.now, ShredEffective: &b.now})
+	case todo && !w.held:
 		b.entry.Resources = append([]resource{{Subject: formatOptional(subjectPrefix, w.subject)}}, b.entry.Resources...)
-		if err := v.erase(ctx, b.txn, w, e); err != nil {
-			return 0, false, err
-		}
-		done = 1
+		err, done = v.erase(ctx, b.txn, w, e), 1
+	}
+	if err != nil {
+		return 0, false, err
 	}
 	return done, true, b.leave(formatID(erasurePrefix, id))
 }

@@ -371,9 +371,10 @@ func (v *Vault) try(ctx context.Context, who Caller, action policy.Action, do fu
 	})
 }
 
-// undone does work of which only what it found out stays: whatever it stored is taken back, and the entry names no new versions.
+// undone does work of which only what it found out stays: whatever it stored is taken back, and the entry says that
+// it was tried.
 func (t *txn) undone(ctx context.Context, do func() error) error {
-	data, keys, named := t.data, t.keys, len(t.entry.Resources)
+	data, keys, named, touched := t.data, t.keys, len(t.entry.Resources), len(t.entry.touched)
 	savepoint, err := data.Begin(ctx)
 	if err != nil {
 		return err
@@ -392,9 +393,10 @@ func (t *txn) undone(ctx context.Context, do func() error) error {
 	}
 	err = errors.Join(err, savepoint.Rollback(ctx))
 	t.data, t.keys, t.shredLater = data, keys, nil
+	t.entry.touched = t.entry.touched[:touched]
 	for i := range t.entry.Resources[named:] {
 		r := &t.entry.Resources[named+i]
-		r.Version, r.Sealed = 0, nil
+		r.Version, r.Sealed, r.Outcome = 0, nil, outcomeTried
 	}
 	return err
 }

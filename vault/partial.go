@@ -88,6 +88,11 @@ func (v *Vault) ErasePart(ctx context.Context, who Caller, reference string, p P
 		if err := t.narrow(ctx, w, &e); err != nil {
 			return err
 		}
+		if w.held {
+			if err := t.asDeferred(ctx, sum, &e); err != nil {
+				return err
+			}
+		}
 		if p.DryRun {
 			if e.Counts.DEKs, err = t.countKeys(ctx, w.records); err == nil {
 				e.Counts.Aliases, e.Counts.Entries, err = t.countBound(ctx, w.records)
@@ -99,24 +104,43 @@ func (v *Vault) ErasePart(ctx context.Context, who Caller, reference string, p P
 	return e, err
 }
 
-// again prepares an erasure that was asked for before. Of a partial one, what stays is counted anew, and nothing of the part may be
-// left by now.
-func (t *txn) again(ctx context.Context, w *erasable, e *Erasure) error {
+// again prepares an erasure that was asked for before; false: there is nothing to do, or it can't be done as it stands. Of a partial
+// one, what stays is counted anew.
+func (t *txn) again(ctx context.Context, w *erasable, e *Erasure) (bool, error) {
 	if e.Scope == nil || w.subject == nil {
 		e.Counts = w.counts
-		return nil
+		return w.subject != nil, nil
 	}
 	err := t.narrow(ctx, w, e)
 	if refused := AsError(err); err != nil && refused.Kind == Invalid {
-		return nil // for what changed meanwhile: nothing is left, more stays, a date has passed
+		for _, f := range refused.Fields {
+			if f.Rule == "size" || f.Rule == "kms-direct" {
+				return false, nil
+			}
+		}
+		err = nil // more stays, a date has passed, or nothing is left
 	}
+	return err == nil, err
+}
+
+// asDeferred gives an erasure the id of one that is deferred already and wants the same.
+func (t *txn) asDeferred(ctx context.Context, digest []byte, e *Erasure) error {
+	var id ID
+	err := t.data.QueryRow(ctx, `
+		select erasure_id, reason, requested_at from privault.erasures
+		where tenant_id = $1 and digest = $2 and state = 'deferred' and scope = $3::jsonb order by erasure_id limit 1`,
+		t.who.Tenant, digest, e.Scope).Scan(&id, &e.Reason, &e.Requested)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	e.ID = formatID(erasurePrefix, id)
 	return err
 }
 
-// supersede ends a partial erasure that was deferred, of somebody who was erased entirely meanwhile.
+// supersede ends an erasure that was deferred, of somebody who was erased meanwhile, or of what is gone by now.
 func (t *txn) supersede(ctx context.Context, id ID, by *Erasure) error {
 	_, err := t.data.Exec(ctx, `
-		update privault.erasures set state = $3, erased_at = $4, shred_effective_at = $5, certificate = $6
+		update privault.erasures set state = $3, erased_at = $4, shred_effective_at = $5, certificate = nullif($6, '')
 		where tenant_id = $1 and erasure_id = $2`, t.who.Tenant, id, by.State, by.Erased, by.ShredEffective, by.Certificate)
 	return err
 }
@@ -140,12 +164,17 @@ func (v *Vault) replayPart(ctx context.Context, t *txn, e *lineErasure) error {
 	if err != nil {
 		return err
 	}
-	for _, values := range w.part.values {
-		if _, _, err := r.eraseValues(ctx, t, values); err != nil {
+	for i := range w.part.values {
+		if _, _, err := r.eraseValues(ctx, t, &w.part.values[i]); err != nil {
 			return err
 		}
 	}
 	return t.split(ctx, ID(e.Part.ID), unpackIDs(e.Records))
+}
+
+// nothing says whether a part that is to be erased is gone already.
+func (w *erasable) nothing() bool {
+	return w.part != nil && len(w.records) == 0 && !slices.ContainsFunc(w.part.values, func(p portionValues) bool { return len(p.records) > 0 })
 }
 
 // portion is the part of a person's data that is to be erased.
@@ -159,6 +188,7 @@ type portionValues struct {
 	collection string
 	fields     []string
 	records    []ID
+	taken      []string // those that held some, and hold something else
 }
 
 // heldIn is what a collection holds of a person.
@@ -200,6 +230,9 @@ func (t *txn) narrow(ctx context.Context, w *erasable, e *Erasure) error {
 			faults.add(at+"/collection", "duplicate", "a collection is named once")
 		}
 		seen[p.Collection] = true
+		if coll.direct() && len(p.Fields) > 0 {
+			faults.add(at+"/fields", "kms-direct", "records of a collection with kms: direct aren't sealed anew here: erase the collection's records, or change them one by one")
+		}
 		for j, name := range p.Fields {
 			switch f := coll.fields[name]; {
 			case f == nil:
@@ -216,7 +249,7 @@ func (t *txn) narrow(ctx context.Context, w *erasable, e *Erasure) error {
 			w.held = true
 		}
 		if len(p.Fields) > 0 {
-			w.part.values = append(w.part.values, portionValues{p.Collection, p.Fields, h.records})
+			w.part.values = append(w.part.values, portionValues{collection: p.Collection, fields: p.Fields, records: h.records})
 			continue
 		}
 		w.records = append(w.records, h.records...)
@@ -288,14 +321,21 @@ func (v *Vault) erasePart(ctx context.Context, t *txn, w *erasable, e *Erasure) 
 	if err != nil {
 		return err
 	}
-	for _, values := range w.part.values {
+	for i := range w.part.values {
+		values := &w.part.values[i]
 		emptied, taken, err := r.eraseValues(ctx, t, values)
 		if err != nil {
 			return err
 		}
 		w.records = append(w.records, emptied...)
 		e.Counts.Values += taken
+		for j := range e.Retained {
+			if e.Retained[j].Collection == values.collection {
+				e.Retained[j].Records -= len(emptied)
+			}
+		}
 	}
+	e.Retained = slices.DeleteFunc(e.Retained, func(r Retained) bool { return r.Records == 0 })
 	e.Counts.Records = len(w.records)
 	return t.split(ctx, w.part.id, w.records)
 }
@@ -305,6 +345,19 @@ func (t *txn) split(ctx context.Context, to ID, records []ID) error {
 	_, err := t.data.Exec(ctx, `
 		update privault.records set subject_id = $3 where tenant_id = $1 and record_id = any($2)`, t.who.Tenant, records, to)
 	return err
+}
+
+// affected are the records that go on without some values.
+func (p *portion) affected() (all []affected) {
+	if p == nil {
+		return nil
+	}
+	for _, values := range p.values {
+		if len(values.taken) > 0 {
+			all = append(all, affected{Collection: values.collection, Records: values.taken, Fields: values.fields})
+		}
+	}
+	return all
 }
 
 func (v *Vault) readerFor(ctx context.Context, t *txn) (*reader, error) {
@@ -320,7 +373,7 @@ func (v *Vault) readerFor(ctx context.Context, t *txn) (*reader, error) {
 
 // eraseValues seals records anew without some fields' values. It gives the records that would hold nothing any more, which it
 // leaves alone, and how many values it took.
-func (r *reader) eraseValues(ctx context.Context, t *txn, p portionValues) (emptied []ID, taken int, err error) {
+func (r *reader) eraseValues(ctx context.Context, t *txn, p *portionValues) (emptied []ID, taken int, err error) {
 	for _, id := range p.records {
 		o, err := r.openForUpdate(ctx, t, p.collection, id)
 		if err != nil && AsError(err).Kind == NotFound { // expired, or of a key that is gone
@@ -348,9 +401,10 @@ func (r *reader) eraseValues(ctx context.Context, t *txn, p portionValues) (empt
 			emptied = append(emptied, id)
 			continue
 		}
-		if _, err := r.patch(ctx, t, o, Patch{Remove: remove}); err != nil {
+		if _, err := r.patch(ctx, t, o, Patch{Remove: remove, erasing: true}); err != nil {
 			return nil, 0, err
 		}
+		p.taken = append(p.taken, o.id)
 	}
 	return emptied, taken, nil
 }

@@ -170,6 +170,8 @@ type Patch struct {
 	Expires    *time.Time
 	IfVersion  int32 // the version that the caller saw
 	DryRun     bool  // find out what it would do, and do nothing
+
+	erasing bool // no definition keeps a value
 }
 
 // PatchRecord changes a record. Tokens of the fields that stay go on resolving, to the new values. The record is sealed
@@ -271,7 +273,15 @@ func (r *reader) tryPatch(ctx context.Context, t *txn, o *opened, p Patch) (*Rec
 // openForUpdate locks a record against other changes and opens it. Without a collection, it may be of any.
 func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, id ID) (*opened, error) {
 	row := &row{id: id}
+	// The person first, as whoever erases them does, and must not miss the key that is about to be made.
+	var person *ID
 	err := t.data.QueryRow(ctx, `
+		select s.subject_id from privault.records r join privault.subjects s using (tenant_id, subject_id)
+		where r.tenant_id = $1 and r.record_id = $2 for key share of s`, t.who.Tenant, id).Scan(&person)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return nil, err
+	}
+	err = t.data.QueryRow(ctx, `
 		select r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed, r.digests,
 			r.revealed_at, r.generalised
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
@@ -279,11 +289,8 @@ func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, i
 		for update of r`, t.who.Tenant, id, collection, t.now).
 		Scan(&row.subject, &row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed, &row.digests,
 			&row.revealed, &row.generalised)
-	if err == nil && row.subject != nil {
-		// An erasure must not miss the key that is about to be made.
-		err = t.data.QueryRow(ctx, `
-			select subject_id from privault.subjects where tenant_id = $1 and subject_id = $2 for key share`,
-			t.who.Tenant, row.subject).Scan(&row.subject)
+	if err == nil && row.subject != nil && (person == nil || *person != *row.subject) {
+		err = pgx.ErrNoRows // it was erased meanwhile
 	}
 	if err == nil {
 		row.facts, err = t.subjectFacts(ctx, row.subject)
@@ -441,7 +448,7 @@ func (r *reader) patched(o *opened, p Patch, now time.Time) ([]value, error) {
 		}
 		if slices.Contains(p.Remove, f.name) {
 			plain = nil
-			if f.required {
+			if f.required && !p.erasing {
 				faults.add("/fields/"+f.name, "required", "a required field can't be removed")
 			}
 		}

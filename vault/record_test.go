@@ -170,7 +170,7 @@ func TestAPatchThatIsOnlyTried(t *testing.T) {
 			if diff := cmp.Diff(before, tables()); diff != "" {
 				t.Errorf("the tables (-before +after):\n%s", diff)
 			}
-			if n := v.Count(`select count(*) from privault.audit_entries where action = 'record.update' and outcome = 'ok' and body not like '%"sealed"%' and body like $1`, "%"+stored.Record+"%"); n != 1 {
+			if n := v.Count(`select count(*) from privault.audit_entries where action = 'record.update' and outcome = 'ok' and body not like '%"sealed"%' and body like '%"tried"%' and body like $1`, "%"+stored.Record+"%"); n != 1 {
 				t.Errorf("%d entries that name the record and no new version", n)
 			}
 			try.DryRun, try.Fields["email"] = false, secret(`"new@example.com"`)

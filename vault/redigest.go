@@ -214,6 +214,12 @@ func (t *txn) nextRecords(ctx context.Context, after ID, keysetName string, limi
 	lock := ` for update of r`
 	if keysetName == "pseudonym" {
 		lock = ``
+	} else if _, err := t.data.Exec(ctx, `
+		select from privault.subjects where tenant_id = $1 and subject_id in (
+			select r.subject_id from privault.records r where r.tenant_id = $1 and r.record_id > $2 and `+digested(keysetName)+` order by r.record_id limit $3)
+		order by subject_id for key share`, t.who.Tenant, after, limit); err != nil {
+		// The persons first, as whoever erases them does.
+		return nil, err
 	}
 	rows, err := t.data.Query(ctx, `
 		select r.record_id, r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.sealed, r.digests, r.generalised
@@ -233,7 +239,7 @@ func (t *txn) nextRecords(ctx context.Context, after ID, keysetName string, limi
 	for i, r := range all {
 		byID[r.id], ids[i], subjects[i] = r, r.id, r.subject
 	}
-	if lock != `` {
+	if lock != `` { // somebody's whose record came in between
 		if _, err := t.data.Exec(ctx, `
 			select from privault.subjects where tenant_id = $1 and subject_id = any($2) order by subject_id for key share`, t.who.Tenant, subjects); err != nil {
 			return nil, err

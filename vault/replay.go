@@ -181,11 +181,6 @@ func (t *txn) noteLine(l *ledgerLine) {
 // unless a hold keeps it.
 func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error {
 	t.noteLine(line)
-	if line.Kind == holdLine {
-		if err := t.holdLock(ctx, alone); err != nil {
-			return err
-		}
-	}
 	var digest []byte
 	gone := false
 	if subject := line.subject(); subject != nil {
@@ -193,6 +188,11 @@ func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error 
 		var err error
 		digest, err = t.digestOf(ctx, *subject)
 		if gone = errors.Is(err, pgx.ErrNoRows); err != nil && !gone {
+			return err
+		}
+	}
+	if line.Kind == holdLine {
+		if err := t.holdLock(ctx, alone); err != nil {
 			return err
 		}
 	}
@@ -208,7 +208,7 @@ func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error 
 		return err
 	}
 	e := line.Erasure.erasure()
-	if err := t.again(ctx, w, e); err != nil {
+	if todo, err := t.again(ctx, w, e); err != nil || !todo {
 		return err
 	}
 	return v.erase(ctx, t, w, e)

@@ -85,6 +85,7 @@ const (
 
 	outcomeDelivered  = "delivered"
 	outcomeAnonymised = "anonymised"
+	outcomeTried      = "tried" // a dry run: nothing of it stayed
 )
 
 // open starts the entry of an operation.
