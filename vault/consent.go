@@ -127,6 +127,11 @@ func (v *Vault) say(ctx context.Context, who Caller, action policy.Action, refer
 			return err
 		}
 		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, id), Purpose: said.Purpose}}
+		if kind == restrictionFact { // it keeps records from a sweep, as a hold does
+			if err := t.holdLock(ctx, alone); err != nil {
+				return err
+			}
+		}
 		created, err = t.begin(ctx, id, kind, said)
 		return err
 	})

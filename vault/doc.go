@@ -26,7 +26,9 @@
 //	the gate      gate commit group store errors trail decide fetch
 //	keys          kek keyring direct rotation uses move generation (who knows the newest) late rewrap redigest (what old keys
 //	              made) retire orphan inventory versioned secret
-//	schemas       collection field; retention lifetime sweeper (how long records are kept, and what becomes of them)
+//	schemas       collection field
+//	retention     retention lifetime revealed minimum (what is due), sweeper disposal (what becomes of it), sweep retention_plan, brake
+//	              simulation (before it does harm), retention_summary
 //	values        tokenize record reveal resolve token
 //	aliases       alias mint (their texts); index search (blind indexes); bind bond rebind lookup (what ties records to both,
 //	              when they are made, committed, changed and read); reissue (new tokens for old)

@@ -59,6 +59,9 @@ func (v *Vault) PlaceHold(ctx context.Context, who Caller, h Hold) (Hold, error)
 		if err := t.holdLock(ctx, alone); err != nil {
 			return err
 		}
+		if err := t.requireHoldable(ctx, target.record); err != nil {
+			return err
+		}
 		id, err := newID()
 		if err != nil {
 			return err
@@ -129,15 +132,8 @@ func (t *txn) holdTarget(ctx context.Context, keys *tenantKeys, h Hold) (to targ
 	}
 	if h.Record != "" {
 		id, ok := parseID(recordPrefix, h.Record)
-		if ok {
-			err = t.data.QueryRow(ctx, `
-				select r.record_id from privault.records r where r.tenant_id = $1 and r.record_id = $2 and `+notErasing, t.who.Tenant, id).Scan(&id)
-		}
-		if !ok || errors.Is(err, pgx.ErrNoRows) {
-			return to, invalid("/record", "unknown-record", "there is no such record")
-		}
-		if err != nil {
-			return to, err
+		if !ok {
+			return to, errUnknownRecord
 		}
 		to.record = &id
 	}
@@ -149,6 +145,23 @@ func (t *txn) holdTarget(ctx context.Context, keys *tenantKeys, h Hold) (to targ
 		to.subject = &id
 	}
 	return to, nil
+}
+
+var errUnknownRecord = invalid("/record", "unknown-record", "there is no such record")
+
+// requireHoldable refuses to hold a record that isn't there. It is asked under the lock: one that a sweep was about to delete must not be
+// acknowledged as held.
+func (t *txn) requireHoldable(ctx context.Context, record *ID) error {
+	if record == nil {
+		return nil
+	}
+	var there bool
+	err := t.data.QueryRow(ctx, `
+		select exists (select from privault.records r where r.tenant_id = $1 and r.record_id = $2 and `+notErasing+`)`, t.who.Tenant, *record).Scan(&there)
+	if err == nil && !there {
+		return errUnknownRecord
+	}
+	return err
 }
 
 func (k *tenantKeys) holdPlace(hold ID) []byte { return append(k.bound("privault/1/hold"), hold[:]...) }

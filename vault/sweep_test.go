@@ -257,6 +257,7 @@ func TestHoldsBeatASweepAtFullSpeed(t *testing.T) {
 		if a.sweep(t, false); a.records() != 0 {
 			t.Fatalf("run %d: %d are left once the holds are released", run, a.records())
 		}
+		a.Exec(`delete from privault.sweeps`) // or the next one would be more than usual
 	}
 }
 

@@ -642,7 +642,7 @@ func TestEntryOfAReveal(t *testing.T) {
 // Entries have the members of an allow-list, and none holds a value, a masked value, a token or a key.
 func TestEntriesHoldNothingOfTheCallers(t *testing.T) {
 	t.Parallel()
-	allowed := []string{"action", "alarm", "at", "collection", "credential", "delivery", "erasure", "fields", "hold", "id", "items", "job", "key", "outcome",
+	allowed := []string{"action", "alarm", "at", "collection", "credential", "delivery", "erasure", "sweep", "plan", "fields", "hold", "id", "items", "job", "key", "outcome",
 		"policy", "principal", "problem", "purpose", "records", "refused", "request", "resources", "rule", "sealed", "subject", "suppression", "transform", "version", "view", "webhook"}
 	s := newScene(t)
 	for _, op := range operations() {
