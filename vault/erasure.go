@@ -90,7 +90,7 @@ func (v *Vault) EraseSubject(ctx context.Context, who Caller, reference, reason 
 		}
 		e = Erasure{State: ErasureDryRun, Reason: reason, Requested: t.now, Counts: w.counts}
 		if dryRun {
-			if _, err := v.spareLawful(ctx, t, w, &e); err != nil {
+			if err := v.spareLawful(ctx, t, w, &e); err != nil {
 				return err
 			}
 			if e.Counts.DEKs, err = t.countKeys(ctx, w.records); err == nil {
@@ -110,9 +110,10 @@ type erasable struct {
 	earlier *Erasure // was erased, or is to be
 	records []ID
 	counts  ErasureCounts
-	bound   bool     // to aliases or indexes: some of the records
-	held    bool     // by a legal hold: some of the records, or whatever will come
-	part    *portion // nil: everything goes
+	bound   bool       // to aliases or indexes: some of the records
+	held    bool       // by a legal hold: some of the records, or whatever will come
+	part    *portion   // nil: everything goes
+	kept    []lineKept // by a legal minimum, since spareLawful
 
 	suppressed map[string]string // what of the person stays on the suppression list: digest → what it is of
 }
@@ -235,12 +236,11 @@ const (
 
 // shredSubject is the moment of erasure: the keys go, and the link between the person and their random id.
 func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e *Erasure) error {
-	kept, err := v.spareLawful(ctx, t, w, e)
-	if err != nil {
+	if err := v.spareLawful(ctx, t, w, e); err != nil {
 		return err
 	}
-	if len(kept) > 0 {
-		if err := t.retainLawful(ctx, kept); err != nil {
+	if w.part == nil && len(w.kept) > 0 {
+		if err := t.retainLawful(ctx, w.kept, t.now); err != nil {
 			return err
 		}
 	}

@@ -71,12 +71,12 @@ func (v *Vault) requireUnkept(ctx context.Context, t *txn, keys *tenantKeys, rec
 	return err
 }
 
-// spareLawful takes out of an erasure what the law has kept, and says in it what stays, why and until when. Of a whole person it gives those
-// records, which are to be retainLawful's.
-func (v *Vault) spareLawful(ctx context.Context, t *txn, w *erasable, e *Erasure) ([]lawful, error) {
+// spareLawful takes out of an erasure what the law has kept, and says in it what stays, why and until when. Of a whole person those records
+// are to be retainLawful's; of a part they stay as they are, for their person is still there.
+func (v *Vault) spareLawful(ctx context.Context, t *txn, w *erasable, e *Erasure) error {
 	keys, err := v.keyring.of(ctx, t.who.Tenant) // at hand: the person was found by them
 	if err != nil {
-		return nil, err
+		return err
 	}
 	all := w.records
 	if w.part != nil {
@@ -86,10 +86,11 @@ func (v *Vault) spareLawful(ctx context.Context, t *txn, w *erasable, e *Erasure
 	}
 	kept, err := v.keptByLaw(ctx, t, keys, all)
 	if err != nil || len(kept) == 0 {
-		return nil, err
+		return err
 	}
 	stays, of := map[ID]bool{}, map[string]int{}
 	for _, k := range kept {
+		w.kept = append(w.kept, lineKept{*idInLine(k.id), k.coll.minimum.mark(&k.until)})
 		stays[k.id] = true
 		i, named := of[k.coll.Name]
 		if !named {
@@ -106,31 +107,32 @@ func (v *Vault) spareLawful(ctx context.Context, t *txn, w *erasable, e *Erasure
 	w.records = slices.DeleteFunc(w.records, spared)
 	e.Counts.Records = len(w.records)
 	if w.part == nil {
-		return kept, nil
+		return nil
 	}
 	for i := range w.part.values {
 		w.part.values[i].records = slices.DeleteFunc(w.part.values[i].records, spared)
 	}
-	return nil, nil // whose person is still there: they stay as they are
+	return nil
 }
 
-// retainLawful makes records that the law has kept nobody's and unreadable, though their person is erased. A sweep destroys them once the law lets it.
-func (t *txn) retainLawful(ctx context.Context, kept []lawful) error {
+// retainLawful makes records that the law has kept nobody's and unreadable from at on, though their person is erased. A sweep destroys them
+// once the law lets it.
+func (t *txn) retainLawful(ctx context.Context, kept []lineKept, at time.Time) error {
 	records, due := make([]ID, len(kept)), make([]*time.Time, len(kept))
-	names := map[ID]string{}
 	for i, k := range kept {
-		records[i], due[i] = k.id, k.coll.minimum.mark(&k.until)
-		names[k.coll.id] = k.coll.Name
+		records[i], due[i] = ID(k.Record), k.Due
 	}
 	var id, collection ID
+	var name string
 	var version, epoch int32
 	var sealed []byte
-	return each(ctx, t.data, []any{&id, &collection, &version, &epoch, &sealed}, func() error {
-		t.entry.Resources = append(t.entry.Resources, resource{Collection: names[collection], Records: []string{formatID(recordPrefix, id)},
-			Version: version, Sealed: []string{recordDigest(collection, &t.now, epoch, sealed)}})
+	return each(ctx, t.data, []any{&id, &collection, &name, &version, &epoch, &sealed}, func() error {
+		t.entry.Resources = append(t.entry.Resources, resource{Collection: name, Records: []string{formatID(recordPrefix, id)},
+			Version: version, Sealed: []string{recordDigest(collection, &at, epoch, sealed)}})
 		return nil
 	}, `
-		update privault.records r set subject_id = null, expires_at = $2, due_at = k.due_at from unnest($3::uuid[], $4::timestamptz[]) as k(record_id, due_at)
-		where r.tenant_id = $1 and r.record_id = k.record_id
-		returning r.record_id, r.collection_id, r.version, r.epoch, r.sealed`, t.who.Tenant, t.now, records, due)
+		update privault.records r set subject_id = null, expires_at = $2, due_at = k.due_at
+		from unnest($3::uuid[], $4::timestamptz[]) as k(record_id, due_at), privault.collections c
+		where r.tenant_id = $1 and r.record_id = k.record_id and c.tenant_id = $1 and c.collection_id = r.collection_id
+		returning r.record_id, r.collection_id, c.name, r.version, r.epoch, r.sealed`, t.who.Tenant, at, records, due)
 }

@@ -164,7 +164,11 @@ func (v *Vault) replayPart(ctx context.Context, t *txn, e *lineErasure) error {
 	if err != nil {
 		return err
 	}
+	kept := func(id ID) bool {
+		return slices.ContainsFunc(e.Kept, func(k lineKept) bool { return ID(k.Record) == id })
+	}
 	for i := range w.part.values {
+		w.part.values[i].records = slices.DeleteFunc(w.part.values[i].records, kept)
 		if _, _, err := r.eraseValues(ctx, t, &w.part.values[i]); err != nil {
 			return err
 		}

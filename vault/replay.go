@@ -31,9 +31,19 @@ type lineErasure struct {
 	Records        []byte        `json:"records,omitempty"`
 	Part           *linePart     `json:"part,omitempty"` // nil: everything
 
+	// What the law had kept then, and stays in a replay too, though the rules may be others by now.
+	Kept     []lineKept `json:"kept,omitempty"`
+	Retained []Retained `json:"retained,omitempty"` // what the erasure says of it; of a part, it stands there
+
 	// What of the person stays on the suppression list. That it was lifted afterwards is not in the ledger: a replay errs on the side of
 	// the person.
 	Suppressed []lineSuppressed `json:"suppressed,omitempty"`
+}
+
+// lineKept is a record and when it is to be looked at again: as coarse as its row says it, for that may tell a date of the person's.
+type lineKept struct {
+	Record lineID     `json:"record"`
+	Due    *time.Time `json:"due_at,omitempty"`
 }
 
 type lineSuppressed struct {
@@ -104,12 +114,15 @@ func (t *txn) enterErasure(w *erasable, id ID, e *Erasure) {
 		line.Kind = erasureLine
 		line.Erasure.Erased, line.Erasure.ShredEffective, line.Erasure.Certificate = e.Erased, e.ShredEffective, e.Certificate
 		line.Erasure.Records = packIDs(w.records)
+		line.Erasure.Kept = w.kept
 		for digest, kind := range w.suppressed {
 			line.Erasure.Suppressed = append(line.Erasure.Suppressed, lineSuppressed{[]byte(digest), kind})
 		}
 	}
 	if w.part != nil {
 		line.Erasure.Part = &linePart{*idInLine(w.part.id), e.Scope, e.Retained}
+	} else {
+		line.Erasure.Retained = e.Retained
 	}
 	t.enter(line)
 }
@@ -281,6 +294,9 @@ func (t *txn) insertErasure(ctx context.Context, e *lineErasure, state string) e
 		return err
 	}
 	was := e.erasure()
+	if e.Part == nil {
+		was.Retained = e.Retained
+	}
 	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, ID(e.ID), e.Digest, e.Reason, state, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
 		was.Scope, was.Retained)
 	return err
@@ -308,6 +324,10 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 			}
 		}
 		subjects = []ID{ID(e.Part.ID)}
+	} else if inData && len(e.Kept) > 0 { // before the others are looked for, which are all that is still the person's
+		if err := t.retainLawful(ctx, e.Kept, *e.Erased); err != nil {
+			return err
+		}
 	}
 	records := unpackIDs(e.Records)
 	var id ID

@@ -647,3 +647,52 @@ func TestTheLegalMinimumOutlastsAnErasure(t *testing.T) {
 		})
 	}
 }
+
+// What the law had kept at an erasure survives a restore of a backup from before, in which it is the person's again.
+func TestTheLegalMinimumSurvivesARestore(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string][]vaulttest.Option{"one database": nil, "keystore apart": {vaulttest.Apart}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newArchive(t, options...)
+			a.define(t, &vault.Retention{Minimum: &vault.Minimum{Keep: "P2Y", Ground: "HGB 257"}}, nil)
+			kept, old := a.file(t, "p-1", aFile), a.file(t, "p-1", aFile)
+			a.age(old.Record, "3 years")
+			if err := a.WatchLedger(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			data, keys := a.Backup()
+			e, err := a.EraseSubject(t.Context(), a.who, "p-1", "gdpr-17", false)
+			if err != nil || len(e.Retained) != 1 {
+				t.Fatal(e, err)
+			}
+			if err := a.WatchLedger(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			a.Close()
+			r := &archive{a.On(data, keys), a.who}
+			r.Vault = r.Replica()
+			if done := replay(t, r.Bench); done.Erasures != 1 {
+				t.Errorf("the replay: %+v", done)
+			}
+			if err := r.WatchLedger(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got, err := r.GetErasure(t.Context(), r.who, e.ID)
+			if diff := cmp.Diff(e.Retained, got.Retained); err != nil || diff != "" {
+				t.Errorf("what the erasure says is retained: %v\n%s", err, diff)
+			}
+			r.Work()
+			await(t, "the other one's row goes", func() bool { return r.records() == 1 })
+			if n := r.Count(`select count(*) from privault.records where record_id = $1 and subject_id is null and expires_at <= now() and due_at > now() + interval '1 year'`,
+				vault.RecordID(kept.Record)); n != 1 {
+				t.Error("what the law has kept isn't as the erasure left it")
+			}
+			if n := vaulttest.CountURL(t, r.KeysURL, `select count(*) from keystore.data_keys`); n != 1 {
+				t.Errorf("it has %d keys", n)
+			}
+			r.gone(t, "what the law has kept", kept)
+			r.gone(t, "what it hasn't", old)
+		})
+	}
+}
