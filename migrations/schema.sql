@@ -984,6 +984,7 @@ CREATE TABLE privault.sweeps (
     counts jsonb NOT NULL,
     report text,
     plan_id uuid,
+    weighed jsonb,
     CONSTRAINT sweeps_check CHECK (((finished_at IS NULL) = (state = ANY (ARRAY['queued'::text, 'running'::text, 'needs_confirmation'::text])))),
     CONSTRAINT sweeps_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'completed'::text, 'needs_confirmation'::text, 'stopped'::text, 'failed'::text])))
 );

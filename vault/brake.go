@@ -2,7 +2,10 @@ package vault
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -46,12 +49,14 @@ const (
 
 // weighAt is how far weighing is.
 type weighAt struct {
-	Collection string       `json:"collection"` // that is being weighed
-	At         sweepAt      `json:"at"`         // behind which what is due isn't counted yet
-	Record     ID           `json:"record"`     // behind which the records aren't
-	Counted    bool         `json:"counted"`    // what is due is
-	Counts     SweepCounts  `json:"counts"`
-	Now        weighedSoFar `json:"now"`
+	Collection string      `json:"collection"` // that is being weighed
+	At         sweepAt     `json:"at"`         // behind which what is due isn't counted yet
+	Record     ID          `json:"record"`     // behind which the records aren't
+	Counted    bool        `json:"counted"`    // what is due is
+	Counts     SweepCounts `json:"counts"`
+	// The digests of the rules, as Sweep.weighed has them.
+	Weighed map[string]string `json:"weighed"`
+	Now     weighedSoFar      `json:"now"`
 }
 
 // weighedSoFar is what is known of the collection that is being weighed.
@@ -85,6 +90,10 @@ func (v *Vault) weighStep(ctx context.Context, b *batch) (done int, more bool, e
 	if err != nil {
 		return 0, false, err
 	}
+	ends, err := currentPurposes(ctx, b.data, b.who.Tenant)
+	if err != nil {
+		return 0, false, err
+	}
 	for began := v.now(); ; {
 		i := slices.IndexFunc(colls, func(c *Collection) bool { return c.Name > at.Collection || c.Name == at.Collection && !at.through() })
 		if i < 0 {
@@ -94,13 +103,25 @@ func (v *Vault) weighStep(ctx context.Context, b *batch) (done int, more bool, e
 			return 0, true, b.leave(at)
 		}
 		if colls[i].Name != at.Collection {
-			at = weighAt{Collection: colls[i].Name, Counts: at.Counts}
+			at = weighAt{Collection: colls[i].Name, Counts: at.Counts, Weighed: at.Weighed}
+			if at.Weighed == nil {
+				at.Weighed = map[string]string{}
+			}
+			at.Weighed[formatID("", colls[i].id)] = colls[i].rulesDigest(ends)
 		}
 		if err := v.weigh(ctx, b, s, colls[i], &at); err != nil {
 			return 0, false, err
 		}
 	}
+	// What is done already was due too, of a sweep that is weighed again.
+	had := s.Counts
 	s.Counts = at.Counts
+	s.Counts.Due += had.Deleted + had.Anonymised
+	s.Counts.Deleted, s.Counts.Anonymised, s.Counts.Rules = had.Deleted, had.Anonymised, had.Rules
+	_, err = b.data.Exec(ctx, `update privault.sweeps set weighed = $3 where tenant_id = $1 and sweep_id = $2`, b.who.Tenant, s.id, at.Weighed)
+	if err != nil {
+		return 0, false, err
+	}
 	return 0, false, v.weighed(ctx, b, s)
 }
 
@@ -221,6 +242,52 @@ func (v *Vault) weighed(ctx context.Context, b *batch, s *Sweep) error {
 	return err
 }
 
+// rulesDigest is of what decides what a sweep takes of a collection.
+func (c *Collection) rulesDigest(ends map[string]Purpose) string {
+	said := struct {
+		Whole  *Retention
+		Fields map[string]*Retention
+		Ends   map[string]*time.Time
+	}{c.Definition.Retention, map[string]*Retention{}, map[string]*time.Time{}}
+	for name, f := range c.Definition.Fields {
+		if f.Retention != nil {
+			said.Fields[name] = f.Retention
+		}
+	}
+	for _, r := range c.rules {
+		if r.purpose != "" {
+			said.Ends[r.purpose] = ends[r.purpose].Ends
+		}
+	}
+	text, _ := json.Marshal(said) // of strings and times, which can't fail
+	return fmt.Sprintf("%x", sha256.Sum256(text))
+}
+
+// asWeighed says whether the rules are those that the sweep was weighed by.
+func (t *txn) asWeighed(ctx context.Context, s *Sweep) (bool, error) {
+	colls, err := t.scope(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	ends, err := currentPurposes(ctx, t.data, t.who.Tenant)
+	return len(colls) == len(s.weighed) && !slices.ContainsFunc(colls, func(c *Collection) bool {
+		return s.weighed[formatID("", c.id)] != c.rulesDigest(ends)
+	}), err
+}
+
+// weighAgain has a sweep weighed once more, because the rules are others than they were. A confirmation was of what the old ones took. The lanes
+// that are under way end.
+func (t *txn) weighAgain(ctx context.Context, s *Sweep) error {
+	done, err := t.data.Exec(ctx, `
+		update privault.sweeps set state = 'queued', reason = '', started_at = null, confirmed_at = null, confirmed_by = null
+		where tenant_id = $1 and sweep_id = $2 and state = $3 and started_at is not distinct from $4`, t.who.Tenant, s.id, s.State, s.Started)
+	s.State, s.Reason, s.Started, s.Confirmed = SweepQueued, "", nil, nil
+	if err == nil && done.RowsAffected() > 0 { // or another lane has done it
+		_, err = t.enqueue(ctx, weighJob, sweepParams{Sweep: s.id})
+	}
+	return err
+}
+
 const (
 	// The most that the clocks of server and database may differ by: what is due is due by the earlier of them.
 	clockSkew = time.Minute
@@ -241,6 +308,22 @@ func (v *Vault) clockFault(ctx context.Context, t *txn) (reason string, err erro
 		return ReasonClock, nil
 	}
 	return "", nil
+}
+
+// requireClock refuses what a clock that has jumped would have destroyed.
+func (v *Vault) requireClock(ctx context.Context, t *txn) error {
+	reason, err := v.clockFault(ctx, t)
+	if err == nil && reason != "" {
+		err = fail(Conflict, "the clocks of server and database disagree, or went backwards: put them right first")
+	}
+	if err != nil {
+		return err
+	}
+	gap, err := t.clockGap(ctx)
+	if err == nil && gap {
+		err = fail(Conflict, "nothing has looked at the clock for a week: start a sweep, which asks for a confirmation if anything is due, and execute the plan then")
+	}
+	return err
 }
 
 // clockGap says whether nobody has looked at the clock for too long.
@@ -307,7 +390,7 @@ func (v *Vault) reportSweep(tenant ID, s *Sweep) (string, error) {
 	for _, n := range []struct {
 		name string
 		is   int64
-	}{{"due", c.Due}, {"deleted", c.Deleted}, {"anonymised", c.Anonymised}, {"held", c.Held}, {"restricted", c.Restricted}, {"minimum", c.Minimum}, {"remaining", c.Remaining()}} {
+	}{{"due", c.Due}, {"deleted", c.Deleted}, {"anonymised", c.Anonymised}, {"held", c.Held}, {"restricted", c.Restricted}, {"minimum", c.Minimum}, {"unreadable", c.Unreadable}, {"remaining", c.Remaining()}} {
 		lines = append(lines, [2]string{n.name, strconv.FormatInt(n.is, 10)})
 	}
 	for _, rule := range slices.Sorted(maps.Keys(c.Rules)) {

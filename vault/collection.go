@@ -439,6 +439,13 @@ func (t *txn) lockCollection(ctx context.Context, id ID) error {
 	return err
 }
 
+// shareCollection keeps changes of a collection away until the transaction ends, and waits for those that are under way: its definition is
+// to be read after that.
+func (t *txn) shareCollection(ctx context.Context, id ID) error {
+	_, err := t.data.Exec(ctx, `select pg_advisory_xact_lock_shared($1)`, collectionLock(id))
+	return err
+}
+
 // numbers are those that the fields have.
 func (c *Collection) numbers() map[string]uint16 {
 	all := map[string]uint16{}

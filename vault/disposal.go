@@ -18,11 +18,14 @@ const (
 	skipHeld       = "held"
 	skipRestricted = "restricted"
 	skipMinimum    = "minimum"
+	skipUnreadable = "unreadable" // it doesn't open, or a date in it doesn't parse: nobody knows what is due
 )
 
 // skipped is why a candidate that is due stays; empty: it goes.
 func (c *candidate) skipped() string {
 	switch {
+	case c.unreadable:
+		return skipUnreadable
 	case c.held:
 		return skipHeld
 	case c.restricted:

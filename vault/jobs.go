@@ -468,6 +468,9 @@ func (v *Vault) batchFailed(ctx context.Context, tenant, job ID, err error, last
 			update privault.jobs set state = $3, problem = $4, finished_at = $5
 			where tenant_id = $1 and job_id = $2 and finished_at is null`,
 			tenant, job, jobFailed, string(kind), v.now())
+		if err == nil {
+			err = failSweep(ctx, tx, tenant, job, v.now())
+		}
 		return err
 	})
 	if err != nil {

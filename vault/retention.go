@@ -316,7 +316,7 @@ func (r *rule) due(l *lifetime) (*time.Time, error) {
 		} else if year, err := time.Parse("2006", string(text)); err == nil {
 			from = year.AddDate(1, 0, 0) // that is all that is left of it
 		} else {
-			return nil, errors.New("a date does not parse")
+			return nil, &Error{Kind: IntegrityFailure, cause: errors.New("a date does not parse")}
 		}
 	}
 	at := r.keep.After(from)

@@ -66,7 +66,7 @@ type PlanItem struct {
 	Record  string
 	Rule    string // or several, of fields, with commas
 	Action  string
-	Skipped string // why it stays: held, restricted or minimum
+	Skipped string // why it stays: held, restricted, minimum or unreadable
 	Outcome string // once the plan was executed
 }
 
@@ -332,11 +332,11 @@ func (v *Vault) collect(ctx context.Context, b *batch, p *RetentionPlan, c *Coll
 	var ids []ID
 	var rules, actions, skipped []string
 	for _, k := range all {
-		if k.fate, err = w.ask(ctx, k, c, p.AsOf); err != nil {
+		if err := w.judge(ctx, k, p.AsOf); err != nil {
 			return 0, err
 		}
 		rule, action := k.fate.text()
-		if rule == "" {
+		if rule == "" && !k.unreadable {
 			continue
 		}
 		why := k.skipped()
@@ -429,6 +429,9 @@ func (v *Vault) ExecutePlan(ctx context.Context, who Caller, plan, hash string) 
 		case subtle.ConstantTimeCompare([]byte(hash), []byte(p.Hash)) != 1:
 			return &Error{Kind: Conflict, Fields: []FieldError{{"/hash", "hash"}}, Detail: "that is not the plan's hash: look at the plan that is to be executed"}
 		}
+		if err := v.requireClock(ctx, t); err != nil {
+			return err
+		}
 		s := &Sweep{collection: &p.collection, plan: &p.id, Counts: SweepCounts{Due: p.Counts.Due}}
 		if err := t.addSweep(ctx, s); err != nil {
 			return err
@@ -463,6 +466,9 @@ const (
 
 // executeBatch does the next items of a lane.
 func (v *Vault) executeBatch(ctx context.Context, b *batch, s *Sweep, at *sweepAt, p sweepParams) (seen, done int, err error) {
+	if err := b.shareCollection(ctx, *s.collection); err != nil {
+		return 0, 0, err
+	}
 	if err := b.holdLock(ctx, shared); err != nil {
 		return 0, 0, err
 	}
@@ -547,11 +553,11 @@ func (s *sweeper) recheck(ctx context.Context, ids []ID, items []PlanItem, asOf 
 				outcome[id] = itemBusy
 			}
 		} else {
-			if k.fate, err = s.ask(ctx, k, s.coll, asOf); err != nil {
+			if err := s.judge(ctx, k, asOf); err != nil {
 				return nil, nil, err
 			}
 			outcome[id] = k.skipped()
-			if rule, action := k.fate.text(); rule != items[i].Rule || action != items[i].Action {
+			if rule, action := k.fate.text(); !k.unreadable && rule != items[i].Rule || action != items[i].Action {
 				outcome[id] = itemChanged
 			}
 		}
@@ -566,6 +572,8 @@ func (s *sweeper) recheck(ctx context.Context, ids []ID, items []PlanItem, asOf 
 			counts.Restricted++
 		case skipMinimum:
 			counts.Minimum++
+		case skipUnreadable:
+			counts.Unreadable++
 		default:
 			counts.Due--
 		}

@@ -27,8 +27,9 @@ type Sweep struct {
 
 	id         ID
 	collection *ID
-	plan       *ID // that it executes
-	lanes      int // jobs of it that haven't ended
+	plan       *ID               // that it executes
+	lanes      int               // jobs of it that haven't ended
+	weighed    map[string]string // the digest of each collection's rules when it was weighed, by its id
 }
 
 // SweepCounts says how much a sweep is about, and what became of it.
@@ -39,6 +40,7 @@ type SweepCounts struct {
 	Held       int64                       `json:"held"`
 	Restricted int64                       `json:"restricted"` // whose persons had the processing restricted
 	Minimum    int64                       `json:"minimum"`    // which the law has kept
+	Unreadable int64                       `json:"unreadable"` // of which nobody could tell; they remain
 	Rules      map[string]int64            `json:"rules,omitempty"`
 	Braked     map[string]*SweptCollection `json:"braked,omitempty"` // collections of which it would take more than is usual
 	Drift      map[string]int64            `json:"drift,omitempty"`  // of a plan: what stays that was to go, by why
@@ -132,19 +134,13 @@ func (t *txn) addSweep(ctx context.Context, s *Sweep) (err error) {
 
 const selectSweeps = `
 	select s.sweep_id, s.state, s.reason, s.collection_id, coalesce(c.name, ''), s.dry_run, s.as_of, s.created_at, s.started_at, s.confirmed_at,
-		s.finished_at, s.lanes, s.counts, coalesce(s.report, ''), s.plan_id,
-		s.finished_at is null and exists (select from privault.jobs j where j.tenant_id = $1 and j.state = 'failed'
-			and j.kind in ('` + weighJob + `', '` + sweepJob + `') and j.created_at >= s.created_at and j.params->>'sweep' = s.sweep_id::text)
+		s.finished_at, s.lanes, s.counts, coalesce(s.report, ''), s.plan_id, s.weighed
 	from privault.sweeps s left join privault.collections c using (tenant_id, collection_id) where s.tenant_id = $1 `
 
 func scanSweep(r pgx.CollectableRow) (s Sweep, err error) {
-	var failed bool
 	err = r.Scan(&s.id, &s.State, &s.Reason, &s.collection, &s.Collection, &s.DryRun, &s.AsOf, &s.Created, &s.Started, &s.Confirmed, &s.Finished,
-		&s.lanes, &s.Counts, &s.Report, &s.plan, &failed)
+		&s.lanes, &s.Counts, &s.Report, &s.plan, &s.weighed)
 	s.ID, s.Plan = formatID(sweepPrefix, s.id), formatOptional(planPrefix, s.plan)
-	if failed {
-		s.State = SweepFailed
-	}
 	return s, err
 }
 
@@ -213,6 +209,12 @@ func (v *Vault) ConfirmSweep(ctx context.Context, who Caller, sweep string) (s *
 		if s.State != SweepNeedsConfirmation {
 			return fail(Conflict, "the sweep waits for no confirmation: it is %s", s.State)
 		}
+		if same, err := t.asWeighed(ctx, s); err != nil || !same {
+			if err == nil {
+				err = t.weighAgain(ctx, s)
+			}
+			return err
+		}
 		s.Confirmed = &t.now
 		if _, err := t.data.Exec(ctx, `
 			update privault.sweeps set confirmed_at = $3, confirmed_by = $4 where tenant_id = $1 and sweep_id = $2`,
@@ -273,6 +275,7 @@ type sweepParams struct {
 	Sweep uuid.UUID `json:"sweep"`
 	Lane  int       `json:"lane"`
 	Lanes int       `json:"lanes"`
+	Began time.Time `json:"began"` // a sweep that was weighed again has other lanes
 }
 
 // runSweep enqueues a job for each lane. The lanes share the records out by the last byte of their ids, which is random: no two
@@ -287,7 +290,7 @@ func (v *Vault) runSweep(ctx context.Context, t *txn, s *Sweep) (jobs []string, 
 		t.who.Tenant, s.id, s.State, t.now, s.lanes, &s.Counts)
 	for lane := 0; lane < s.lanes && err == nil; lane++ {
 		var job string
-		job, err = t.enqueue(ctx, sweepJob, sweepParams{s.id, lane, s.lanes})
+		job, err = t.enqueue(ctx, sweepJob, sweepParams{s.id, lane, s.lanes, t.now})
 		jobs = append(jobs, job)
 	}
 	return jobs, err
@@ -320,7 +323,7 @@ func (v *Vault) sweepStep(ctx context.Context, b *batch) (done int, more bool, e
 		return 0, false, err
 	}
 	s, err := b.sweepOf(ctx, formatID(sweepPrefix, p.Sweep), "")
-	if err != nil || s.State != SweepRunning {
+	if err != nil || s.State != SweepRunning || !p.Began.IsZero() && !sameTime(microseconds(&p.Began), s.Started) {
 		return 0, false, err
 	}
 	b.entry.Resources = append(b.entry.Resources, resource{Sweep: s.ID})
@@ -334,6 +337,9 @@ func (v *Vault) sweepStep(ctx context.Context, b *batch) (done int, more bool, e
 	seen, done, err := v.nextOfLane(ctx, b, s, &at, p)
 	if err != nil {
 		return 0, false, err
+	}
+	if s.State != SweepRunning { // it is weighed again
+		return 0, false, nil
 	}
 	if seen == 0 {
 		return 0, false, v.endLane(ctx, b, s.ID)
@@ -360,7 +366,7 @@ func (v *Vault) nextOfLane(ctx context.Context, b *batch, s *Sweep, at *sweepAt,
 		if c.Name != at.Collection {
 			*at = sweepAt{Collection: c.Name}
 		}
-		if seen, done, err = v.sweepCollection(ctx, b, s, c, at, p); err != nil || seen > 0 {
+		if seen, done, err = v.sweepCollection(ctx, b, s, c.id, at, p); err != nil || seen > 0 || s.State != SweepRunning {
 			return seen, done, err
 		}
 	}
@@ -375,7 +381,17 @@ const (
 )
 
 // sweepCollection does the next batch of a collection.
-func (v *Vault) sweepCollection(ctx context.Context, b *batch, s *Sweep, c *Collection, at *sweepAt, p sweepParams) (seen, done int, err error) {
+func (v *Vault) sweepCollection(ctx context.Context, b *batch, s *Sweep, id ID, at *sweepAt, p sweepParams) (seen, done int, err error) {
+	if err := b.shareCollection(ctx, id); err != nil {
+		return 0, 0, err
+	}
+	c, err := b.collection(ctx, `collection_id = $2`, id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, 0, nil // it was deleted a moment ago
+	}
+	if err != nil {
+		return 0, 0, err
+	}
 	// Before the look at the holds, whose snapshot must be taken under it.
 	if err := b.holdLock(ctx, shared); err != nil {
 		return 0, 0, err
@@ -383,6 +399,9 @@ func (v *Vault) sweepCollection(ctx context.Context, b *batch, s *Sweep, c *Coll
 	w, err := v.newSweeper(ctx, b, c)
 	if err != nil {
 		return 0, 0, err
+	}
+	if s.weighed[formatID("", id)] != c.rulesDigest(w.ends) {
+		return 0, 0, b.weighAgain(ctx, s)
 	}
 	all, err := w.read(ctx, isDueBehind+`and ($7 = 1 or get_byte(uuid_send(r.record_id), 15) % $7 = $8) `+inOrderOfDue+`limit $9 for update of r skip locked`,
 		s.AsOf, at.Due, at.Record, p.Lanes, p.Lane, sweepBatchRows)
@@ -395,10 +414,12 @@ func (v *Vault) sweepCollection(ctx context.Context, b *batch, s *Sweep, c *Coll
 	var due []*candidate
 	var marks dueMarks
 	for _, k := range all {
-		if k.fate, err = w.ask(ctx, k, c, s.AsOf); err != nil {
+		if err := w.judge(ctx, k, s.AsOf); err != nil {
 			return 0, 0, err
 		}
 		switch why := k.skipped(); {
+		case why == skipUnreadable:
+			counts.Unreadable++
 		case k.fate.rule == "" && len(k.fate.fields) == 0:
 			counts.Due-- // not yet, after all
 			if !sameTime(k.fate.next, k.due) {
@@ -447,6 +468,7 @@ func (t *txn) addCounts(ctx context.Context, sweep ID, more *SweepCounts) error 
 	}
 	c.Due, c.Deleted, c.Anonymised = c.Due+more.Due, c.Deleted+more.Deleted, c.Anonymised+more.Anonymised
 	c.Held, c.Restricted, c.Minimum = c.Held+more.Held, c.Restricted+more.Restricted, c.Minimum+more.Minimum
+	c.Unreadable += more.Unreadable
 	if c.Rules == nil {
 		c.Rules = map[string]int64{}
 	}
@@ -478,4 +500,13 @@ func (v *Vault) endLane(ctx context.Context, b *batch, sweep string) error {
 		return err
 	}
 	return b.endSweep(ctx, s, SweepCompleted, "")
+}
+
+// failSweep ends the sweep whose job has failed, if it is a sweep's: the schedule begins another one only when there is none.
+func failSweep(ctx context.Context, tx pgx.Tx, tenant, job ID, now time.Time) error {
+	_, err := tx.Exec(ctx, `
+		update privault.sweeps s set state = 'failed', finished_at = $3 from privault.jobs j
+		where s.tenant_id = $1 and s.finished_at is null and j.tenant_id = $1 and j.job_id = $2
+			and j.kind in ('`+weighJob+`', '`+sweepJob+`') and s.sweep_id = (j.params->>'sweep')::uuid`, tenant, job, now)
+	return err
 }

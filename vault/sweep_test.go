@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/audit"
@@ -694,5 +695,115 @@ func TestTheLegalMinimumSurvivesARestore(t *testing.T) {
 			r.gone(t, "what the law has kept", kept)
 			r.gone(t, "what it hasn't", old)
 		})
+	}
+}
+
+// A record that doesn't open keeps none of the others, and is told.
+func TestASweepLeavesWhatItCantRead(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	a.define(t, &vault.Retention{Keep: "P1Y", After: "field:closed"}, nil)
+	broken := a.file(t, "p-0", aFile)
+	a.file(t, "p-1", aFile)
+	a.file(t, "p-2", aFile)
+	a.Exec(`update privault.records set sealed = '\x00' where record_id = $1`, vault.RecordID(broken.Record))
+	a.Work()
+	s := a.sweep(t, false)
+	if s.State != vault.SweepCompleted || s.Counts.Unreadable != 1 || s.Counts.Deleted != 2 || s.Counts.Remaining() != 1 || a.records() != 1 {
+		t.Errorf("%s %+v, %d records", s.State, s.Counts, a.records())
+	}
+	if !strings.Contains(s.Report, "\nunreadable: 1\n") {
+		t.Errorf("the report says\n%s", s.Report)
+	}
+}
+
+// A sweep whose job has failed has ended, and the schedule goes on with another one.
+func TestASweepThatFailsHasEnded(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	a.define(t, &vault.Retention{Keep: "P1Y"}, nil)
+	a.files(t, 3, 2, "366 days")
+	s, err := a.StartSweep(t.Context(), a.who, "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Exec(`update privault.sweeps set counts = '"nonsense"'`)
+	a.Exec(`update river.river_job set attempt = 4`) // the next one is the last
+	a.Work()
+	await(t, "the sweep has failed", func() bool {
+		return a.Count(`select count(*) from privault.sweeps where state = 'failed' and finished_at is not null`) == 1
+	})
+	a.Exec(`update privault.sweeps set counts = '{}'`)
+	if got, err := a.GetSweep(t.Context(), a.who, s.ID); err != nil || got.State != vault.SweepFailed {
+		t.Errorf("%+v %v", got, err)
+	}
+	if s := a.sweep(t, false); s.State != vault.SweepCompleted || s.Counts.Deleted != 2 {
+		t.Errorf("the next one: %s %+v", s.State, s.Counts)
+	}
+}
+
+// Who confirms what a sweep takes confirms what it was weighed by, and no other rules.
+func TestAConfirmationIsOfWhatWasWeighed(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	a.define(t, &vault.Retention{Keep: "P1Y"}, nil)
+	a.files(t, 100, 20, "366 days")
+	a.Work()
+	s := a.sweep(t, false)
+	if s.State != vault.SweepNeedsConfirmation {
+		t.Fatal(s.State)
+	}
+	a.define(t, &vault.Retention{Keep: "P6M"}, nil)
+	got, err := a.ConfirmSweep(t.Context(), a.who, s.ID)
+	if err != nil || got.State != vault.SweepQueued || got.Confirmed != nil {
+		t.Fatalf("under other rules: %+v %v", got, err)
+	}
+	if s = a.rest(t, s.ID); s.State != vault.SweepNeedsConfirmation || a.records() != 100 {
+		t.Fatalf("weighed again: %s, %d records", s.State, a.records())
+	}
+	if _, err := a.ConfirmSweep(t.Context(), a.who, s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if s = a.rest(t, s.ID); s.State != vault.SweepCompleted || s.Counts.Deleted != 20 || a.records() != 80 {
+		t.Errorf("confirmed: %s %+v", s.State, s.Counts)
+	}
+}
+
+// A change of a collection that is under way holds a sweep up, which goes by the new rules then.
+func TestASweepWaitsForAChangeOfTheRules(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	a.define(t, &vault.Retention{Keep: "P1Y"}, nil)
+	a.files(t, 8, 4, "366 days")
+	c, err := pgx.Connect(t.Context(), a.OwnerURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.Background())
+	tx, err := c.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `
+		select pg_advisory_xact_lock(('x' || encode(substring(uuid_send(collection_id) from 9), 'hex'))::bit(64)::bigint) from privault.collections`); err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.StartSweep(t.Context(), a.who, "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Work()
+	await(t, "the lanes wait", func() bool {
+		return a.Count(`select count(*) from pg_locks where locktype = 'advisory' and not granted`) > 0
+	})
+	if _, err := tx.Exec(t.Context(), `
+		update privault.collections set version = version + 1, definition = replace(definition::text, '"P1Y"', '"P9Y"')::jsonb`); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := a.rest(t, s.ID); s.State != vault.SweepCompleted || s.Counts.Deleted != 0 || a.records() != 8 {
+		t.Errorf("%s %+v, %d records", s.State, s.Counts, a.records())
 	}
 }

@@ -36,6 +36,7 @@ type candidate struct {
 	due              *time.Time // as it is marked
 	held, restricted bool
 	fate             fate
+	unreadable       bool // nobody knows its fate
 }
 
 // isHeld and isRestricted cost a look at each record only where there are any holds or facts at all.
@@ -103,4 +104,24 @@ func (s *sweeper) ask(ctx context.Context, c *candidate, coll *Collection, now t
 		l.value = func(f *field) ([]byte, error) { return s.plain(o, uint32(f.number)) }
 	}
 	return coll.fate(l, now)
+}
+
+// judge asks a candidate's fate, and opens what doing it will ask for. A record of which it can't be told is noted as unreadable: it must not
+// keep the others.
+func (s *sweeper) judge(ctx context.Context, c *candidate, now time.Time) (err error) {
+	if c.fate, err = s.ask(ctx, c, s.coll, now); err == nil && (len(c.fate.fields) > 0 || c.fate.action == actionAnonymise) {
+		var o *opened
+		if o, err = s.open(ctx, &c.row); err == nil {
+			for _, box := range o.boxes {
+				if _, err = s.plain(o, box.Field); err != nil {
+					break
+				}
+			}
+		}
+	}
+	if err != nil && AsError(err).Kind == IntegrityFailure {
+		s.vault.log.WarnContext(ctx, "a record can't be judged by the rules of retention", "record", formatID(recordPrefix, c.id), "error", err)
+		c.fate, c.unreadable, err = fate{}, true, nil
+	}
+	return err
 }

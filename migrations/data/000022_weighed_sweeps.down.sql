@@ -1,0 +1,1 @@
+alter table privault.sweeps drop column weighed;
