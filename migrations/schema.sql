@@ -1404,6 +1404,8 @@ CREATE INDEX webhook_deliveries_due ON privault.webhook_deliveries USING btree (
 
 CREATE INDEX webhook_deliveries_erasure ON privault.webhook_deliveries USING btree (tenant_id, erasure_id, webhook_id) WHERE (erasure_id IS NOT NULL);
 
+CREATE INDEX webhook_deliveries_leased ON privault.webhook_deliveries USING btree (tenant_id, webhook_id, leased_until) WHERE ((state = 'pending'::text) AND (leased_until IS NOT NULL));
+
 CREATE INDEX webhook_deliveries_of ON privault.webhook_deliveries USING btree (tenant_id, webhook_id, delivery_id);
 
 CREATE INDEX webhook_deliveries_subject ON privault.webhook_deliveries USING btree (tenant_id, subject_id) WHERE (subject_id IS NOT NULL);

@@ -273,7 +273,7 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 		return err
 	}
 	if w.part == nil {
-		if err := t.forgetRequests(ctx, [][]byte{w.digest}, id, t.now); err != nil {
+		if err := t.forgetRequests(ctx, [][]byte{w.digest}, id, t.now, true); err != nil {
 			return err
 		}
 	}

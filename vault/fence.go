@@ -376,31 +376,43 @@ func (v *Vault) WatchLedger(ctx context.Context) error {
 	if !v.fence.opened.Load() {
 		age = 0
 	}
-	if err := v.finishIntents(ctx, k, all, age); err != nil {
-		return err
-	}
-	if !v.fence.opened.Load() {
+	unfinished := v.finishIntents(ctx, k, all, age)
+	if unfinished == nil && !v.fence.opened.Load() {
 		v.lowerFence()
 	}
+	// Whatever can't be finished: a backup that lacks the others must be missed.
 	if err := v.noteDone(ctx, k, all); err != nil {
-		return err
+		return errors.Join(unfinished, err)
 	}
-	return v.settle(ctx, k, all, dataSchema, keysSchema)
+	return errors.Join(unfinished, v.settle(ctx, k, all, dataSchema, keysSchema))
 }
 
-// finishIntents carries out what was written and never committed, if nobody can be at it any more.
+// finishIntents carries out what was written and never committed, if nobody can be at it any more. A line that can't be carried out
+// doesn't keep the others.
 func (v *Vault) finishIntents(ctx context.Context, k *knowledge, all []*applied, age time.Duration) error {
+	var failed []error
 	for _, seq := range slices.Sorted(maps.Keys(k.pending)) {
 		p := k.pending[seq]
 		if p.done || p.in(seq, all) || p.seen.After(v.now().Add(-age)) {
 			continue
 		}
 		if err := v.reapply(ctx, seq, p, v.finishLine); err != nil {
-			return err
+			failed = append(failed, lineFailed(seq, err))
+			if hopeless(ctx, err) {
+				break
+			}
+			continue
 		}
 		v.ledger.committed([]*ledgerLine{{Seq: seq}})
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+func lineFailed(seq int64, err error) error { return fmt.Errorf("line %d of the ledger: %w", seq, err) }
+
+// hopeless says of an error of one line that the next would get it too.
+func hopeless(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || AsError(err).Kind == DatabaseUnavailable
 }
 
 // noteDone writes down which lines are known to be committed.

@@ -110,7 +110,13 @@ func TestARestoredBackupServesNothingBeforeTheReplay(t *testing.T) {
 					t.Errorf("a look at it: %v", err)
 				}
 			}
+			if !c.oldKeys { // they have it all, and aren't written to
+				vaulttest.ExecURL(t, vaulttest.OwnerURL("postgres"), `alter database `+keys+` set default_transaction_read_only = on`)
+			}
 			done := replay(t, r)
+			if !c.oldKeys {
+				vaulttest.ExecURL(t, vaulttest.OwnerURL("postgres"), `alter database `+keys+` reset default_transaction_read_only`)
+			}
 			if done.Lines != c.lines || done.Erasures != 1 || done.Strange != 0 || done.Unfinished != 0 {
 				t.Errorf("the replay: %+v", done)
 			}
@@ -271,7 +277,7 @@ func TestATornLineIsMended(t *testing.T) {
 	t.Parallel()
 	h := newHousehold(t)
 	whole := file(t, h.Config.Ledger)
-	for i, torn := range []string{`{"prev":"abc","se`, strings.Repeat("\x00", 300), "{\"prev\"\x00\x00\n\x00\n"} {
+	for i, torn := range []string{`{"prev":"abc","se`, strings.Repeat("\x00", 300), "{\"prev\"\x00\x00\x00"} {
 		before := file(t, h.Config.Ledger)
 		appendTo(t, h.Config.Ledger, torn)
 		v := h.Replica()
@@ -329,6 +335,9 @@ func TestALedgerThatDoesNotFit(t *testing.T) {
 	}{
 		"changed in the middle": {strings.Replace(good, `"matter":"case-1"`, `"matter":"case-2"`, 1), "damaged behind line", false},
 		"a line taken out":      {strings.Join(append(strings.SplitAfter(good, "\n")[:1], strings.SplitAfter(good, "\n")[2:]...), ""), "damaged behind line", false},
+		"zeros in the middle":   {first + "\n" + strings.Repeat("\x00", 64) + good[len(first)+65:], "damaged behind line", false},
+		"zeros before an end":   {good + "\x00\x00\n", "damaged behind line", false},
+		"zeros before a piece":  {good + "\x00\x00{", "damaged behind line", false},
 		"set back":              {early, "set back", true},
 		"gone":                  {"", "there is no ledger", true},
 		"another deployment's":  {stranger, "another deployment", false},
@@ -388,6 +397,100 @@ func writeFile(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A line that can't be applied keeps no other: the replay names it, and goes on from there when it is run again.
+func TestAReplayGoesOnBehindALineThatFails(t *testing.T) {
+	t.Parallel()
+	b := newBusy(t)
+	b.Close()
+	r := b.On(b.data, b.keys)
+	r.Exec(`create function public.refuse() returns trigger language plpgsql as $$ begin raise exception 'refused'; end $$;
+		create trigger refuse before insert on privault.holds for each row execute function public.refuse()`)
+	config := r.Config
+	config.Restoring = true
+	v, err := vault.Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := v.ReplayLedger(t.Context(), func(int, int) {})
+	v.Close()
+	if err == nil || strings.Count(err.Error(), "line ") != 1 || done.Lines != 6 || done.Holds != 0 || done.Erasures != 1 {
+		t.Errorf("the replay: %+v, %v", done, err)
+	}
+	r.Exec(`drop trigger refuse on privault.holds`)
+	if done := replay(t, r); done.Lines != 1 || done.Holds != 1 {
+		t.Errorf("the rest: %+v", done)
+	}
+	r.Vault = r.Replica()
+	b.isUpToDate(t, r)
+}
+
+// That recipients were told of an erasure may be lost with the rest: a replay tells them once more.
+func TestAReplayTellsRecipients(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	h.webhook(t, "crm", isRecipient, nil)
+	data, keys := h.Backup()
+	e := h.erase(t, "p-1")
+	if err := h.WatchLedger(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+	r := h.On(data, keys)
+	replay(t, r)
+	r.Vault = r.Replica()
+	page, _, err := r.ListDeliveries(t.Context(), h.who, "crm", "", "", 10)
+	if err != nil || len(page) != 1 || page[0].Event != vault.EventSubjectErased || page[0].Certificate != e.ID {
+		t.Errorf("deliveries: %+v, %v", page, err)
+	}
+	if got, err := r.GetErasure(t.Context(), h.who, e.ID); err != nil || len(got.Recipients) != 1 {
+		t.Errorf("the erasure: %+v, %v", got, err)
+	}
+}
+
+// A hold on a person who was introduced with it is placed although that transaction is lost, and on who they are by then.
+func TestAHoldOnANewPersonIsFinished(t *testing.T) {
+	t.Parallel()
+	for _, before := range []bool{false, true} {
+		h := newHousehold(t)
+		h.Exec(failCommits)
+		if _, err := h.PlaceHold(t.Context(), h.who, vault.Hold{Matter: "case-1", Subject: "p-new"}); err == nil {
+			t.Fatal("the commit did not fail")
+		}
+		h.Exec(letCommit)
+		if before {
+			h.store(t, "people", "p-new")
+		}
+		h.Vault = h.Replica()
+		if !before {
+			h.store(t, "people", "p-new")
+		}
+		if e := h.erase(t, "p-new"); e.State != vault.ErasureDeferred {
+			t.Errorf("stored before it is finished: %v: the erasure: %+v", before, e)
+		}
+	}
+}
+
+// Behind a fence that goes up in a running server nothing is done in the background either.
+func TestAFenceStopsBackgroundWork(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	crm := h.webhook(t, "crm", isRecipient, nil)
+	h.erase(t, "p-1")
+	h.Work()
+	h.Until(func() bool { return len(crm.Messages()) == 1 })
+	if err := os.Truncate(h.Config.Ledger, 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.WatchLedger(t.Context()); err == nil {
+		t.Fatal("a ledger that was cut is taken")
+	}
+	h.Exec(`update privault.webhook_deliveries set state = 'pending', next_at = created_at, attempts = 0`)
+	wantKind(t, "sending", h.DeliverDue(t.Context(), h.who.Tenant), vault.RestoreFence)
+	if n := len(crm.Messages()); n != 1 {
+		t.Errorf("%d messages", n)
 	}
 }
 

@@ -99,8 +99,9 @@ func (s *stepping) eraseAsAsked() error {
 }
 
 // forgetRequests is a part of the moment of erasure, which is at: what requests said of the person until then goes with their
-// keys, and those that waited for this erasure are done. Their digests stay, as that of the erasure does.
-func (t *txn) forgetRequests(ctx context.Context, digests [][]byte, erasure ID, at time.Time) error {
+// keys, and those that waited for this erasure are done. Their digests stay, as that of the erasure does. Where inKeys is false,
+// the keystore has done its part, and may be read-only.
+func (t *txn) forgetRequests(ctx context.Context, digests [][]byte, erasure ID, at time.Time, inKeys bool) error {
 	rows, err := t.data.Query(ctx, `
 		update privault.requests set sealed = null, proposal = null
 		where tenant_id = $1 and digest = any($2) and opened_at <= $3 returning request_id`, t.who.Tenant, digests, at)
@@ -111,8 +112,10 @@ func (t *txn) forgetRequests(ctx context.Context, digests [][]byte, erasure ID, 
 	if err != nil {
 		return err
 	}
-	if _, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, ids); err != nil {
-		return err
+	if inKeys && len(ids) > 0 {
+		if _, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, ids); err != nil {
+			return err
+		}
 	}
 	rows, err = t.data.Query(ctx, `
 		update privault.requests set state = 'completed', outcome = 'complied', closed_at = $3, version = version + 1

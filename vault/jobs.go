@@ -188,8 +188,8 @@ func (j *jobs) init(v *Vault) error {
 		// It takes the tables' owner, which the service is not.
 		ReindexerIndexNames: []string{},
 	}
+	river.AddWorker(workers, &webhookWorker{vault: v}) // also without a queue of its own: a replay tells the queue, and sends nothing
 	if v.courier.Post != nil {
-		river.AddWorker(workers, &webhookWorker{vault: v})
 		c.Queues[webhookQueue] = river.QueueConfig{MaxWorkers: webhookWorkers}
 	}
 	for _, p := range v.periodics() {
@@ -364,6 +364,9 @@ func (w *jobWorker) Work(ctx context.Context, j *river.Job[jobArgs]) error {
 
 // runBatch does one batch, and says whether there is more to do.
 func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bool, err error) {
+	if err := v.Fenced(); err != nil {
+		return nil, false, err // it is waited for
+	}
 	var kind string
 	var params, cursor []byte
 	err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
@@ -568,6 +571,9 @@ func (w *tickWorker) Work(ctx context.Context, j *river.Job[tickArgs]) error {
 	do, known := w.do[j.Args.Name]
 	if !known {
 		return nil // a newer replica's
+	}
+	if w.vault.Fenced() != nil {
+		return river.JobSnooze(jobPause)
 	}
 	if err := do(ctx); err != nil {
 		kind := AsError(err).Kind

@@ -48,6 +48,7 @@ type ledger struct {
 	wanted map[int64]bool    // lines whose hash is wanted, from before the settled ones are forgotten
 	hashes map[int64][sha256.Size]byte
 	beyond map[int64]*pendingLine // lines behind settled
+	broken error                  // what stands in the file may not be durable; it stays so until the server opens it anew
 	// settled is the highest line up to which a database was ever seen to have everything.
 	settled int64
 }
@@ -236,15 +237,26 @@ func (l *ledger) append(lines []*ledgerLine, prepare func() error) error {
 		return err
 	}
 	// Without the lock: it makes durable whatever stands in the file, by whomever.
-	if err := l.file.Sync(); err != nil {
-		return fmt.Errorf("the ledger: %w", err)
+	return l.synced(l.file.Sync())
+}
+
+// synced notes how making the file durable went. Once it has failed, a later success would say nothing about what failed: the kernel
+// may have dropped it.
+func (l *ledger) synced(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil && l.broken == nil {
+		l.broken = fmt.Errorf("the ledger could not be made durable, and is not written any more; check its disk, then restart the server: %w", err)
 	}
-	return nil
+	return l.broken
 }
 
 func (l *ledger) place(lines []*ledgerLine, prepare func() error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.broken != nil {
+		return l.broken
+	}
 	if err := syscall.Flock(int(l.file.Fd()), syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("the ledger: %w", err)
 	}
@@ -319,16 +331,19 @@ func (l *ledger) catchUp() error {
 	in := bufio.NewReaderSize(io.NewSectionReader(l.file, l.read, info.Size()-l.read), 1<<16)
 	for {
 		text, err := in.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("the ledger: %w", err)
+		}
+		// A file system may leave zeros where a crash kept it from writing, at the end: mend cuts them off. Elsewhere they are damage.
+		whole := err == nil
+		if zeros := bytes.IndexByte(text, 0); zeros >= 0 && len(bytes.Trim(text[zeros:], "\x00")) > 0 {
+			err = errors.New("there are zeros in the middle")
+		} else if whole {
+			err = l.take(text[:len(text)-1])
+		} else {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("the ledger: %w", err)
-		}
-		if bytes.IndexByte(text, 0) >= 0 {
-			return nil // a file system may leave zeros where a crash kept it from writing: mend cuts them off
-		}
-		if err := l.take(text[:len(text)-1]); err != nil {
 			return fmt.Errorf("the ledger %s is damaged behind line %d: %w; what stands there was changed by somebody else, so it is not gone on with", l.path, l.last, err)
 		}
 	}

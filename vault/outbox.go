@@ -87,6 +87,9 @@ func (v *Vault) deliver(ctx context.Context, tenant, webhook ID, goOn func() boo
 		return false, err
 	}
 	for {
+		if err := v.Fenced(); err != nil {
+			return false, err
+		}
 		to, due, err := v.claimDue(ctx, keys, webhook)
 		if err != nil || len(due) == 0 {
 			return false, err
@@ -218,11 +221,16 @@ func (v *Vault) noteAttempt(ctx context.Context, t *txn, to *endpoint, c claimed
 		at := t.now.Add(next)
 		nextAt = &at
 	}
+	// First of all, as whoever acts on a delivery does: of attempts at once that find the endpoint gone, each would wait for the others' deliveries.
+	if _, err := t.data.Exec(ctx, `select from privault.webhooks where tenant_id = $1 and webhook_id = $2 for update`, to.tenant, to.id); err != nil {
+		return err
+	}
 	// What a later attempt is about to find out isn't spoilt by an earlier one that failed; that one was taken stays so.
 	var erasure *ID
 	err := t.data.QueryRow(ctx, `
 		update privault.webhook_deliveries set state = $3, next_at = $4, leased_until = null, status = nullif($5, 0), problem = nullif($6, ''),
-			delivered_at = case when $7 then $8::timestamptz end, acknowledged_at = case when $3 = 'acknowledged' then $8::timestamptz end
+			delivered_at = case when $7 then $8::timestamptz else delivered_at end,
+			acknowledged_at = case when $3 = 'acknowledged' then $8::timestamptz else acknowledged_at end
 		where tenant_id = $1 and delivery_id = $2 and state = 'pending' and (attempts = $9 or $7)
 		returning erasure_id`,
 		to.tenant, c.id, state, nextAt, a.status, a.fault, a.taken(), t.now, c.attempt).Scan(&erasure)
@@ -356,7 +364,7 @@ func (t *txn) delivery(ctx context.Context, webhook, delivery string, action pol
 	return w, d, id, t.entry.require(action)
 }
 
-// Redeliver sends a delivery again from its first attempt on, under the same id.
+// Redeliver sends a delivery again from its first attempt on, under the same id. One that its recipient has acknowledged is done.
 func (v *Vault) Redeliver(ctx context.Context, who Caller, webhook, delivery string) (d *Delivery, err error) {
 	err = v.within(ctx, who, policy.Redeliver, func(t *txn) error {
 		w, found, id, err := t.delivery(ctx, webhook, delivery, policy.Redeliver)
@@ -366,12 +374,18 @@ func (v *Vault) Redeliver(ctx context.Context, who Caller, webhook, delivery str
 		if w.Disabled != nil {
 			return fail(Conflict, "the webhook's endpoint said that it is gone; PUT the webhook to enable it again")
 		}
-		d = found
+		if d = found; d.State == DeliveryAcknowledged {
+			return fail(Conflict, "the recipient has acknowledged it: there is nothing to send again")
+		}
 		d.State, d.Attempts, d.Next, d.Status, d.Problem = DeliveryPending, 0, &t.now, nil, ""
-		_, err = t.data.Exec(ctx, `
+		var erasure *ID
+		err = t.data.QueryRow(ctx, `
 			update privault.webhook_deliveries set state = 'pending', attempts = 0, next_at = $3, expires_at = $4, leased_until = null, status = null, problem = null
-			where tenant_id = $1 and delivery_id = $2`, who.Tenant, id, t.now, t.now.Add(deliveryLife))
+			where tenant_id = $1 and delivery_id = $2 returning erasure_id`, who.Tenant, id, t.now, t.now.Add(deliveryLife)).Scan(&erasure)
 		if err != nil {
+			return err
+		}
+		if err := v.settleRecipient(ctx, t, erasure, w.id); err != nil {
 			return err
 		}
 		return t.wake(ctx, 0, w.id)
@@ -406,18 +420,21 @@ func (v *Vault) Acknowledge(ctx context.Context, who Caller, webhook, delivery s
 }
 
 // wakeWebhooks tells the queue what is due within its own period: a queue that lost something is mended. And it gives up what
-// was not taken, or not acknowledged, in time.
+// was not taken, or not acknowledged, in time. A tenant for which that fails keeps it from no other.
 func (v *Vault) wakeWebhooks(ctx context.Context) error {
 	tenants, err := v.Tenants(ctx)
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for _, tenant := range tenants {
 		if err := v.wakeWebhooksOf(ctx, tenant); err != nil {
-			return err
+			if failed = append(failed, err); ctx.Err() != nil {
+				break
+			}
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 const wakeEvery = 2 * time.Minute
@@ -451,29 +468,38 @@ func (v *Vault) wakeWebhooksOf(ctx context.Context, tenant ID) error {
 		}
 		return err
 	})
-	if err != nil || !late {
-		return err
+	for n := 1; err == nil && late && n > 0; {
+		n, err = v.sweep(ctx, tenant, func(t *txn) (int64, error) { return v.giveUp(ctx, t) })
 	}
-	_, err = v.sweep(ctx, tenant, func(t *txn) (int64, error) { return v.giveUp(ctx, t) })
 	return err
 }
 
-// giveUp ends deliveries that were not taken in time, and those of erasures that were taken and not acknowledged.
+// giveUpBatch is how many deliveries are given up at once: each may have to settle an erasure, and sign its completion.
+const giveUpBatch = 100
+
+// giveUp ends deliveries that were not taken in time, and those of erasures that were taken and not acknowledged: some of one
+// webhook, whose erasures are locked in the order in which everybody locks them.
 func (v *Vault) giveUp(ctx context.Context, t *txn) (n int64, err error) {
-	ended := map[ID]bool{}
 	var webhook ID
-	err = each(ctx, t.data, []any{&webhook}, func() error {
-		ended[webhook] = true
-		n++
-		return nil
-	}, `
-		update privault.webhook_deliveries set state = 'failed', next_at = null, leased_until = null,
-			problem = case when state = 'delivered' then 'not-acknowledged' else coalesce(problem, 'expired') end
-		where tenant_id = $1 and (state = 'pending' and expires_at <= $2 or state = 'delivered' and erasure_id is not null and delivered_at <= $3)
-		returning webhook_id`, t.who.Tenant, t.now, t.now.Add(-acknowledgeWithin))
-	for webhook := range ended {
+	var erasures []ID
+	err = t.data.QueryRow(ctx, `
+		with late as (
+			select delivery_id, webhook_id from privault.webhook_deliveries
+			where tenant_id = $1 and (state = 'pending' and expires_at <= $2 or state = 'delivered' and erasure_id is not null and delivered_at <= $3)
+			order by webhook_id limit $4 for update skip locked),
+		ended as (
+			update privault.webhook_deliveries d set state = 'failed', next_at = null, leased_until = null,
+				problem = case when d.state = 'delivered' then 'not-acknowledged' else coalesce(d.problem, 'expired') end
+			where d.tenant_id = $1 and d.delivery_id in (select delivery_id from late where webhook_id = (select webhook_id from late limit 1))
+			returning d.webhook_id, d.erasure_id)
+		select webhook_id, count(*), coalesce(array_agg(distinct erasure_id order by erasure_id) filter (where erasure_id is not null), '{}')
+		from ended group by webhook_id`, t.who.Tenant, t.now, t.now.Add(-acknowledgeWithin), giveUpBatch).Scan(&webhook, &n, &erasures)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil
+	}
+	for i := range erasures {
 		if err == nil {
-			err = v.settleAll(ctx, t, webhook)
+			err = v.settleRecipient(ctx, t, &erasures[i], webhook)
 		}
 	}
 	return n, err

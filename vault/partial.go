@@ -153,27 +153,29 @@ type linePart struct {
 }
 
 // replayPart takes a part once more, of a person whom a restored database has with it. Values go where the record opens: where it
-// doesn't, its key is gone, and they with it.
-func (v *Vault) replayPart(ctx context.Context, t *txn, e *lineErasure) error {
+// doesn't, its key is gone, and they with it. It gives the part that it found.
+func (v *Vault) replayPart(ctx context.Context, t *txn, e *lineErasure) (*portion, error) {
 	w := &erasable{subject: (*ID)(&e.Subjects[0])}
 	again := &Erasure{Scope: e.Part.Scope}
 	if err := t.narrow(ctx, w, again); err != nil && AsError(err).Kind != Invalid {
-		return err
-	}
-	r, err := v.readerFor(ctx, t)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	kept := func(id ID) bool {
 		return slices.ContainsFunc(e.Kept, func(k lineKept) bool { return ID(k.Record) == id })
 	}
-	for i := range w.part.values {
-		w.part.values[i].records = slices.DeleteFunc(w.part.values[i].records, kept)
-		if _, _, err := r.eraseValues(ctx, t, &w.part.values[i]); err != nil {
-			return err
+	if len(w.part.values) > 0 { // otherwise no key is needed, and one that is away keeps nobody from replaying
+		r, err := v.readerFor(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		for i := range w.part.values {
+			w.part.values[i].records = slices.DeleteFunc(w.part.values[i].records, kept)
+			if _, _, err := r.eraseValues(ctx, t, &w.part.values[i]); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return t.split(ctx, ID(e.Part.ID), unpackIDs(e.Records))
+	return w.part, t.split(ctx, ID(e.Part.ID), unpackIDs(e.Records))
 }
 
 // nothing says whether a part that is to be erased is gone already.

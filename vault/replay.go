@@ -209,6 +209,13 @@ func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error 
 			return err
 		}
 	}
+	if gone && line.Erasure == nil {
+		// Or was introduced in a transaction that is lost: what was said of the person holds for when they come again.
+		var err error
+		if gone, err = t.erasedAbout(ctx, line); err != nil {
+			return err
+		}
+	}
 	mine, _, err := t.markApplied(ctx, line.Seq, true, line.Kind.inKeystore())
 	if err != nil || !mine || gone {
 		return err
@@ -227,6 +234,25 @@ func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error 
 	return v.erase(ctx, t, w, e)
 }
 
+// clocksApart is by how much an erasure may seem to be from before what it came after: replicas' clocks differ, and transactions wait.
+const clocksApart = time.Hour
+
+// erasedAbout says whether the person that a hold or a fact is about was erased afterwards.
+func (t *txn) erasedAbout(ctx context.Context, line *ledgerLine) (erased bool, err error) {
+	var digest []byte
+	switch {
+	case line.Hold != nil:
+		digest = line.Hold.Digest
+	case line.Fact != nil:
+		digest = line.Fact.Digest
+	}
+	err = t.data.QueryRow(ctx, `
+		select exists (select from privault.erasures
+			where tenant_id = $1 and digest = $2 and state = 'erased' and scope is null and erased_at > $3)`,
+		t.who.Tenant, digest, line.At.Add(-clocksApart)).Scan(&erased)
+	return erased, err
+}
+
 // applyLine does what a line says in the data database, where it may have been done in part.
 func (t *txn) applyLine(ctx context.Context, line *ledgerLine) error {
 	switch line.Kind {
@@ -234,13 +260,14 @@ func (t *txn) applyLine(ctx context.Context, line *ledgerLine) error {
 		return t.insertErasure(ctx, line.Erasure, ErasureDeferred)
 	case holdLine:
 		h := line.Hold
-		if err := t.restoreSubject(ctx, h.Subject, h.Digest, h.At); err != nil {
+		subject, err := t.restoreSubject(ctx, h.Subject, h.Digest, h.At)
+		if err != nil {
 			return err
 		}
-		_, err := t.data.Exec(ctx, `
+		_, err = t.data.Exec(ctx, `
 			insert into privault.holds (tenant_id, hold_id, matter, reason, subject_id, collection_id, record_id, created_at, review_at, expires_at)
 			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`,
-			t.who.Tenant, ID(h.ID), h.Matter, h.Reason, (*ID)(h.Subject), (*ID)(h.Collection), (*ID)(h.Record), h.At, h.Review, h.Expires)
+			t.who.Tenant, ID(h.ID), h.Matter, h.Reason, subject, (*ID)(h.Collection), (*ID)(h.Record), h.At, h.Review, h.Expires)
 		return err
 	case releaseLine:
 		_, err := t.data.Exec(ctx, releaseHold, t.who.Tenant, ID(line.Hold.ID), line.Hold.At)
@@ -256,36 +283,50 @@ func (t *txn) applyLine(ctx context.Context, line *ledgerLine) error {
 }
 
 func (t *txn) applyFact(ctx context.Context, f *lineFact, begins bool) error {
-	if err := t.restoreSubject(ctx, &f.Subject, f.Digest, f.At); err != nil {
+	subject, err := t.restoreSubject(ctx, &f.Subject, f.Digest, f.At)
+	if err != nil {
 		return err
 	}
 	said := Said{Purpose: f.Purpose, TextVersion: f.TextVersion, Reference: f.Reference, Allowed: f.Allowed, Since: f.At}
 	if said.Allowed == nil {
 		said.Allowed = []string{}
 	}
-	var err error
 	if begins {
-		err = t.writeFact(ctx, ID(f.Subject), f.Kind, &said)
+		var later bool // what was said afterwards stays, though this comes late
+		err = t.data.QueryRow(ctx, `
+			select exists (select from privault.subject_history
+				where tenant_id = $1 and subject_id = $2 and kind = $3 and purpose = $4 and at > $5)`,
+			t.who.Tenant, subject, f.Kind, f.Purpose, f.At).Scan(&later)
+		if err == nil && !later {
+			err = t.writeFact(ctx, *subject, f.Kind, &said)
+		}
 	} else {
-		_, err = t.data.Exec(ctx, deleteFact+` and since <= $5`, t.who.Tenant, ID(f.Subject), f.Kind, f.Purpose, f.At)
+		_, err = t.data.Exec(ctx, deleteFact+` and since <= $5`, t.who.Tenant, subject, f.Kind, f.Purpose, f.At)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = t.data.Exec(ctx, insertHistory+` on conflict do nothing`, t.who.Tenant, ID(f.Subject), ID(f.Event), f.At, ID(f.By), f.Kind,
+	_, err = t.data.Exec(ctx, insertHistory+` on conflict do nothing`, t.who.Tenant, subject, ID(f.Event), f.At, ID(f.By), f.Kind,
 		f.Purpose, begins, f.TextVersion, f.Reference, said.Allowed, f.Informed)
 	return err
 }
 
-// restoreSubject makes a person known who was introduced after the backup, under the id that later lines go by.
-func (t *txn) restoreSubject(ctx context.Context, subject *lineID, digest []byte, at time.Time) error {
+// restoreSubject makes a person known who was introduced after the backup, under the id that later lines go by. It gives the id that
+// the person has: another one, if they came again after the transaction that introduced them was lost.
+func (t *txn) restoreSubject(ctx context.Context, subject *lineID, digest []byte, at time.Time) (id *ID, err error) {
 	if subject == nil {
-		return nil
+		return nil, nil
 	}
-	_, err := t.data.Exec(ctx, `
+	_, err = t.data.Exec(ctx, `
 		insert into privault.subjects (tenant_id, digest, subject_id, created_at) values ($1, $2, $3, $4) on conflict do nothing`,
 		t.who.Tenant, digest, ID(*subject), at)
-	return err
+	if err != nil {
+		return nil, err
+	}
+	err = t.data.QueryRow(ctx, `
+		select subject_id from privault.subjects where tenant_id = $1 and (subject_id = $2 or digest = $3) order by subject_id = $2 desc limit 1`,
+		t.who.Tenant, ID(*subject), digest).Scan(&id)
+	return id, err
 }
 
 func (t *txn) insertErasure(ctx context.Context, e *lineErasure, state string) error {
@@ -317,9 +358,11 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 	for i := range e.Subjects {
 		subjects[i] = ID(e.Subjects[i])
 	}
+	var part *portion
 	if e.Part != nil {
 		if inData {
-			if err := v.replayPart(ctx, t, e); err != nil {
+			var err error
+			if part, err = v.replayPart(ctx, t, e); err != nil {
 				return err
 			}
 		}
@@ -350,12 +393,20 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 		if err != nil {
 			return err
 		}
-		if err := t.forgetRequests(ctx, digests, ID(e.ID), *e.Erased); err != nil {
+		if err := t.forgetRequests(ctx, digests, ID(e.ID), *e.Erased, inKeys); err != nil {
 			return err
 		}
 	}
 	if !inData {
 		return nil
+	}
+	// That recipients were told may be lost with the rest, so they are told once more.
+	erasure := ID(e.ID)
+	for _, subject := range subjects {
+		about := happening{Certificate: formatID(erasurePrefix, erasure), Collections: part.affected(), erasure: &erasure}
+		if err := t.emitOf(ctx, EventSubjectErased, subject, about); err != nil {
+			return err
+		}
 	}
 	if _, _, err := t.unbindRecords(ctx, records); err != nil {
 		return err
@@ -372,7 +423,7 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 		return err
 	}
 	if len(e.Suppressed) > 0 {
-		erasure, on := ID(e.ID), map[string]string{}
+		on := map[string]string{}
 		for _, s := range e.Suppressed {
 			on[string(s.Digest)] = s.Kind
 		}
@@ -446,14 +497,19 @@ func (v *Vault) replayAll(ctx context.Context, progress func(done, total int)) (
 			}
 		}
 	}
+	var failed []error
+	stuck := map[ID]bool{} // what a line is about that could not be applied: later ones would come before it
 	for i, seq := range todo {
-		p := k.pending[seq]
+		p, about := k.pending[seq], ID{}
 		inData, inKeys := !all[0].has(seq), p.kind.inKeystore() && !all[1].has(seq)
 		if !slices.Contains(tenants, p.tenant) {
 			r.Strange++
 		}
 		err := v.reapply(ctx, seq, p, func(ctx context.Context, t *txn, line *ledgerLine) error {
 			t.noteLine(line)
+			if about = line.about(); stuck[about] {
+				return errors.New("it waits for an earlier line")
+			}
 			data, keys, err := t.markApplied(ctx, seq, inData, inKeys)
 			switch {
 			case err != nil || !data && !keys || !slices.Contains(tenants, p.tenant):
@@ -464,7 +520,12 @@ func (v *Vault) replayAll(ctx context.Context, progress func(done, total int)) (
 			return t.applyLine(ctx, line)
 		})
 		if err != nil {
-			return r, fmt.Errorf("line %d of the ledger: %w", seq, err)
+			failed = append(failed, lineFailed(seq, err))
+			if hopeless(ctx, err) {
+				break
+			}
+			stuck[about] = true
+			continue
 		}
 		r.count(p.kind, inData, inKeys)
 		progress(i+1, len(todo))
@@ -475,12 +536,25 @@ func (v *Vault) replayAll(ctx context.Context, progress func(done, total int)) (
 		}
 	}
 	if all, err = v.appliedIn(ctx); err != nil {
-		return r, err
+		return r, errors.Join(append(failed, err)...)
 	}
-	if err := v.settle(ctx, k, all, late...); err != nil {
+	if err := errors.Join(append(failed, v.settle(ctx, k, all, late...))...); err != nil {
 		return r, err
 	}
 	return r, v.sweepOrphans(ctx)
+}
+
+// about is the id of what a line begins, changes or ends: the order of those with the same one counts.
+func (l *ledgerLine) about() ID {
+	switch {
+	case l.Erasure != nil:
+		return ID(l.Erasure.ID)
+	case l.Hold != nil:
+		return ID(l.Hold.ID)
+	case l.Fact != nil:
+		return ID(l.Fact.Subject)
+	}
+	return ID{}
 }
 
 // behind says which lines the databases lack, in their order.

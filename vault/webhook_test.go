@@ -372,6 +372,9 @@ func TestADeadEndpointIsGivenUp(t *testing.T) {
 	if _, err := h.Redeliver(ctx, h.who, "crm", d.ID); err != nil {
 		t.Fatal(err)
 	}
+	if done, err := h.GetErasure(ctx, h.who, e.ID); err != nil || done.Recipients[0].State != vault.DeliveryPending || done.Completion != "" {
+		t.Errorf("to be sent again: %+v, %v", done, err)
+	}
 	h.deliver(t)
 	if len(now.Messages()) != 1 || now.Messages()[0].Header.Get("Webhook-Id") != d.ID {
 		t.Fatalf("sent again: %+v", now.Messages())
@@ -387,6 +390,8 @@ func TestADeadEndpointIsGivenUp(t *testing.T) {
 	if err != nil || done.Recipients[0].State != vault.DeliveryAcknowledged || !strings.Contains(done.Completion, `"Acme & Sons (CRM)" acknowledged `) {
 		t.Errorf("after the acknowledgement: %+v, %v", done, err)
 	}
+	_, err = h.Redeliver(ctx, h.who, "crm", d.ID)
+	wantKind(t, "sending again what is acknowledged", err, vault.Conflict)
 }
 
 func TestGoneRedirectAndSlowEndpoints(t *testing.T) {
@@ -443,6 +448,27 @@ func TestGoneRedirectAndSlowEndpoints(t *testing.T) {
 	h.erase(t, "p-2")
 	if n := len(h.deliveries(t, "gone")); n != 1 {
 		t.Errorf("a disabled webhook has %d deliveries", n)
+	}
+}
+
+// Attempts at once that all find the endpoint gone don't wait for each other in a circle.
+func TestManyFindAnEndpointGone(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	h.webhook(t, "gone", isRecipient, func(w http.ResponseWriter, _ *http.Request, _ int) {
+		time.Sleep(200 * time.Millisecond) // until all are there
+		w.WriteHeader(http.StatusGone)
+	})
+	h.erase(t, "p-1")
+	h.erase(t, "p-2")
+	h.Exec(`insert into privault.webhook_deliveries (tenant_id, delivery_id, webhook_id, event, body, state, created_at, expires_at, next_at)
+		select tenant_id, gen_random_uuid(), webhook_id, event, body, state, created_at, expires_at, next_at
+		from privault.webhook_deliveries, generate_series(1, 3)`)
+	h.deliver(t)
+	for _, d := range h.deliveries(t, "gone") {
+		if d.State != vault.DeliveryFailed {
+			t.Errorf("%+v", d)
+		}
 	}
 }
 
@@ -630,8 +656,14 @@ func TestWebhooksAreWokenAndGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.Advance(31 * 24 * time.Hour)
+	h.Exec(`insert into privault.webhook_deliveries (tenant_id, delivery_id, webhook_id, event, body, state, created_at, expires_at, next_at)
+		select tenant_id, ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, webhook_id, event, body, 'pending', created_at, expires_at, created_at
+		from privault.webhook_deliveries, generate_series(1, 250) n`) // more than a batch
 	if err := h.WakeWebhooks(ctx); err != nil {
 		t.Fatal(err)
+	}
+	if n := h.Count(`select count(*) from privault.webhook_deliveries where state <> 'failed'`); n != 0 {
+		t.Errorf("%d deliveries are not given up", n)
 	}
 	if d := h.deliveries(t, "crm")[0]; d.State != vault.DeliveryFailed || d.Problem != "not-acknowledged" {
 		t.Errorf("%+v", d)

@@ -25,7 +25,7 @@ var errForbiddenAddress = errors.New("the address is not a public one")
 type Rules struct {
 	Loopback bool           // this machine
 	Private  bool           // private networks: RFC 1918, RFC 4193 and carrier-grade NAT
-	Networks []netip.Prefix // these of them; never a link-local one, where clouds keep their metadata
+	Networks []netip.Prefix // these of them; never an address where clouds keep their metadata
 	Resolver *net.Resolver  // nil: the machine's
 	Roots    *x509.CertPool // who vouches for servers; nil: whom the machine trusts
 }
@@ -35,7 +35,7 @@ func (r Rules) Admits(ip netip.Addr) bool {
 	ip = ip.Unmap()
 	local := ip.IsPrivate() || cgnat.Contains(ip)
 	switch {
-	case ip.Zone() != "":
+	case ip.Zone() != "", slices.Contains(metadata, ip):
 		return false
 	case ip.IsLoopback():
 		return r.Loopback
@@ -47,9 +47,13 @@ func (r Rules) Admits(ip netip.Addr) bool {
 
 // Client is an HTTP client that keeps to the rules.
 func (r Rules) Client() *http.Client {
+	return r.client(func(at netip.AddrPort) bool { return r.Admits(at.Addr()) })
+}
+
+func (r Rules) client(admits func(netip.AddrPort) bool) *http.Client {
 	dialer := &net.Dialer{Timeout: Timeout, Resolver: r.Resolver, Control: func(_, address string, _ syscall.RawConn) error {
 		at, err := netip.ParseAddrPort(address)
-		if err != nil || !r.Admits(at.Addr()) {
+		if err != nil || !admits(at) {
 			return errForbiddenAddress
 		}
 		return nil
@@ -86,6 +90,9 @@ func Loopback(host string) bool {
 }
 
 var cgnat = netip.MustParsePrefix("100.64.0.0/10")
+
+// metadata are clouds' services of that in private networks (AWS, Alibaba). The others' are link-local.
+var metadata = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200")}
 
 // notPublic are the ranges that net/netip's own questions leave out: this network, protocol assignments, documentation,
 // benchmarks, reserved; IPv6 forms that carry an IPv4 address (NAT64, 6to4, Teredo); documentation.

@@ -121,6 +121,33 @@ func TestNoFormOfAURLLeadsInside(t *testing.T) {
 	}
 }
 
+// Whatever networks an operator names, clouds' metadata services are not among them.
+func TestMetadataIsNeverReached(t *testing.T) {
+	t.Parallel()
+	r := egress.Rules{Private: true, Networks: []netip.Prefix{netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("100.64.0.0/10")}}
+	for address, admitted := range map[string]bool{"fd00:ec2::254": false, "100.100.100.200": false, "::ffff:100.100.100.200": false, "169.254.169.254": false,
+		"fd00:ec2::1": true, "100.100.100.201": true} {
+		if got := r.Admits(netip.MustParseAddr(address)); got != admitted {
+			t.Errorf("%s: admitted %v", address, got)
+		}
+	}
+}
+
+// A name that led into a network with ports of its own when it was registered leads to no such port of a public server later.
+func TestAReboundNameLeadsToNoOtherPort(t *testing.T) {
+	t.Parallel()
+	n := serveNames(t)
+	r := egress.Rules{Resolver: n.Resolver, Networks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}
+	n.answer.Store(&map[string]string{"hook.example.": "10.1.0.7"})
+	if fault := r.CheckWebhook(t.Context(), "https://hook.example:6443/"); fault != "" {
+		t.Fatal(fault)
+	}
+	n.answer.Store(&map[string]string{"hook.example.": "93.184.215.14"})
+	if _, _, fault := r.PostWebhook(t.Context(), "https://hook.example:6443/", nil, "{}"); fault != "destination-not-allowed" {
+		t.Errorf("to another port of a public server: %q", fault)
+	}
+}
+
 // A name that led outside when it was registered, and leads inside when it is called, reaches nothing there.
 func TestAReboundNameLeadsNowhere(t *testing.T) {
 	t.Parallel()

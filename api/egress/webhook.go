@@ -31,17 +31,26 @@ func (r Rules) CheckWebhook(ctx context.Context, text string) (fault string) {
 		return "it begins with https://"
 	}
 	found, fault := r.lookUp(ctx, u.Hostname())
-	named := false // by the operator: such a network has ports of its own
+	port := uint64(443)
+	if u.Port() != "" {
+		if port, err = strconv.ParseUint(u.Port(), 10, 16); err != nil {
+			return "its port is 443 or 8443"
+		}
+	}
 	for _, ip := range found {
 		if !r.Admits(ip) {
 			return "its host has an address that is not a public one"
 		}
-		named = named || !(Rules{}).Admits(ip)
-	}
-	if port := u.Port(); fault == "" && !named && port != "" && port != "443" && port != "8443" {
-		return "its port is 443 or 8443"
+		if !r.admitsWebhook(netip.AddrPortFrom(ip, uint16(port))) {
+			return "its port is 443 or 8443"
+		}
 	}
 	return fault
+}
+
+// admitsWebhook says whether webhooks may be sent to an address: a network that the operator has named has ports of its own.
+func (r Rules) admitsWebhook(to netip.AddrPort) bool {
+	return r.Admits(to.Addr()) && (!(Rules{}).Admits(to.Addr()) || to.Port() == 443 || to.Port() == 8443)
 }
 
 // lookUp gives the addresses of a host.
@@ -88,7 +97,7 @@ func (r Rules) PostWebhook(ctx context.Context, to string, header map[string]str
 	for name, value := range header {
 		q.Header.Set(name, value)
 	}
-	answer, err := r.Client().Do(q)
+	answer, err := r.client(r.admitsWebhook).Do(q)
 	if err != nil {
 		return 0, 0, faultOf(err)
 	}

@@ -1,0 +1,1 @@
+drop index privault.webhook_deliveries_leased;
