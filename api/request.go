@@ -14,37 +14,39 @@ import (
 
 // request is a request of a person on the wire.
 type request struct {
-	ID            string          `json:"id"`
-	Version       int32           `json:"version"`
-	Type          string          `json:"type"`
-	Regime        string          `json:"regime"`
-	State         string          `json:"state"`
-	Subject       string          `json:"subject,omitempty"`
-	Received      string          `json:"received_at"`
-	Opened        string          `json:"opened_at"`
-	OpenedBy      string          `json:"opened_by"`
-	AcknowledgeBy *string         `json:"acknowledge_by,omitempty"`
-	Acknowledged  *string         `json:"acknowledged_at,omitempty"`
-	Due           string          `json:"due_at"`
-	Asked         *string         `json:"asked_at,omitempty"`
-	Paused        *string         `json:"paused_at,omitempty"`
-	Extension     *extension      `json:"extension,omitempty"`
-	Verification  *verification   `json:"verification,omitempty"`
-	Approval      bool            `json:"approval"`
-	Approved      *string         `json:"approved_at,omitempty"`
-	ApprovedBy    string          `json:"approved_by,omitempty"`
-	Reason        string          `json:"reason,omitempty"`
-	Purpose       string          `json:"purpose,omitempty"`
-	Allowed       []string        `json:"allowed_purposes,omitempty"`
-	Correction    *corrected      `json:"correction,omitempty"`
-	RecipientKey  string          `json:"recipient_key,omitempty"`
-	Agent         *vault.Agent    `json:"agent,omitempty"`
-	Outcome       string          `json:"outcome,omitempty"`
-	Denial        *denial         `json:"denial,omitempty"`
-	Statement     string          `json:"statement,omitempty"`
-	Certificate   string          `json:"certificate,omitempty"`
-	Closed        *string         `json:"closed_at,omitempty"`
-	History       *[]requestEvent `json:"history,omitempty"`
+	ID            string              `json:"id"`
+	Version       int32               `json:"version"`
+	Type          string              `json:"type"`
+	Regime        string              `json:"regime"`
+	State         string              `json:"state"`
+	Subject       string              `json:"subject,omitempty"`
+	Received      string              `json:"received_at"`
+	Opened        string              `json:"opened_at"`
+	OpenedBy      string              `json:"opened_by"`
+	AcknowledgeBy *string             `json:"acknowledge_by,omitempty"`
+	Acknowledged  *string             `json:"acknowledged_at,omitempty"`
+	Due           string              `json:"due_at"`
+	Asked         *string             `json:"asked_at,omitempty"`
+	Paused        *string             `json:"paused_at,omitempty"`
+	Extension     *extension          `json:"extension,omitempty"`
+	Verification  *verification       `json:"verification,omitempty"`
+	Approval      bool                `json:"approval"`
+	Approved      *string             `json:"approved_at,omitempty"`
+	ApprovedBy    string              `json:"approved_by,omitempty"`
+	Reason        string              `json:"reason,omitempty"`
+	Purpose       string              `json:"purpose,omitempty"`
+	Allowed       []string            `json:"allowed_purposes,omitempty"`
+	Correction    *corrected          `json:"correction,omitempty"`
+	Scope         []vault.ErasurePart `json:"scope,omitempty"`
+	Retained      []staying           `json:"retained,omitempty"`
+	RecipientKey  string              `json:"recipient_key,omitempty"`
+	Agent         *vault.Agent        `json:"agent,omitempty"`
+	Outcome       string              `json:"outcome,omitempty"`
+	Denial        *denial             `json:"denial,omitempty"`
+	Statement     string              `json:"statement,omitempty"`
+	Certificate   string              `json:"certificate,omitempty"`
+	Closed        *string             `json:"closed_at,omitempty"`
+	History       *[]requestEvent     `json:"history,omitempty"`
 }
 
 type extension struct {
@@ -85,7 +87,7 @@ func wireRequest(r *vault.Request) request {
 		Received: formatTime(r.Received), Opened: formatTime(r.Opened), OpenedBy: r.OpenedBy, Acknowledged: formatOptional(r.Acknowledged),
 		Due: formatDue(r.Due), Asked: formatOptional(r.Asked), Paused: formatOptional(r.Paused), Approval: r.Approval,
 		Approved: formatOptional(r.Approved), ApprovedBy: r.ApprovedBy, Reason: r.Terms.Reason, Purpose: r.Terms.Purpose, Allowed: r.Terms.Allowed,
-		RecipientKey: r.Terms.RecipientKey, Agent: r.Terms.Agent, Outcome: r.Outcome, Statement: r.Statement, Certificate: r.Certificate,
+		RecipientKey: r.Terms.RecipientKey, Agent: r.Terms.Agent, Scope: r.Terms.Scope, Outcome: r.Outcome, Statement: r.Statement, Certificate: r.Certificate,
 		Closed: formatOptional(r.Closed)}
 	if r.AcknowledgeBy != nil {
 		out.AcknowledgeBy = optional(formatDue(*r.AcknowledgeBy))
@@ -98,6 +100,9 @@ func wireRequest(r *vault.Request) request {
 	}
 	if r.Terms.Record != "" {
 		out.Correction = &corrected{r.Terms.Collection, r.Terms.Record}
+	}
+	for _, s := range r.Terms.Retained {
+		out.Retained = append(out.Retained, staying{s.Collection, s.Ground, s.Until})
 	}
 	if r.Denial != "" {
 		out.Denial = &denial{r.Denial, r.Law()}
@@ -116,16 +121,18 @@ func formatDue(at time.Time) string { return at.Format(time.RFC3339) }
 
 func (s *Server) openRequest(c echo.Context) error {
 	var in struct {
-		Type         string       `json:"type"`
-		Regime       string       `json:"regime"`
-		Subject      string       `json:"subject"`
-		Received     *time.Time   `json:"received_at"`
-		Approval     bool         `json:"approval"`
-		Reason       *string      `json:"reason"`
-		Purpose      *string      `json:"purpose"`
-		Allowed      []string     `json:"allowed_purposes"`
-		RecipientKey *string      `json:"recipient_key"`
-		Agent        *vault.Agent `json:"agent"`
+		Type         string              `json:"type"`
+		Regime       string              `json:"regime"`
+		Subject      string              `json:"subject"`
+		Received     *time.Time          `json:"received_at"`
+		Approval     bool                `json:"approval"`
+		Reason       *string             `json:"reason"`
+		Purpose      *string             `json:"purpose"`
+		Allowed      []string            `json:"allowed_purposes"`
+		RecipientKey *string             `json:"recipient_key"`
+		Agent        *vault.Agent        `json:"agent"`
+		Scope        []vault.ErasurePart `json:"scope"`
+		Retained     []staying           `json:"retained"`
 		Correction   *struct {
 			Collection string                    `json:"collection"`
 			Record     string                    `json:"record"`
@@ -137,7 +144,7 @@ func (s *Server) openRequest(c echo.Context) error {
 	}
 	n := vault.NewRequest{Type: deadline.Type(in.Type), Regime: deadline.Regime(in.Regime), Received: in.Received, Approval: in.Approval,
 		Terms: vault.Terms{Subject: in.Subject, Reason: given(in.Reason), Purpose: given(in.Purpose), Allowed: in.Allowed,
-			RecipientKey: given(in.RecipientKey), Agent: in.Agent}}
+			RecipientKey: given(in.RecipientKey), Agent: in.Agent, Scope: in.Scope, Retained: retained(in.Retained)}}
 	if in.Correction != nil {
 		n.Terms.Collection, n.Terms.Record = in.Correction.Collection, in.Correction.Record
 		n.Fields, n.Remove = merged(in.Correction.Fields)
@@ -257,6 +264,7 @@ func (s *Server) requestSteps(g *echo.Group) {
 type requestCounts struct {
 	Received    int            `json:"received"`
 	Complied    int            `json:"complied"`
+	InPart      int            `json:"complied_in_part"`
 	NothingHeld int            `json:"nothing_held"`
 	Denied      int            `json:"denied"`
 	Denials     map[string]int `json:"denied_by_reason"`

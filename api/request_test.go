@@ -247,6 +247,8 @@ func TestAnOfficerRunsRequests(t *testing.T) {
 		`{"type":"access","regime":"gdpr","subject":"cust-2","received_at":"2099-01-01T00:00:00Z"}`:                                                                            "past",
 		`{"type":"access","regime":"gdpr","subject":"cust-2","recipient_key":"age1nothing"}`:                                                                                   "age-recipient",
 		`{"type":"erasure","regime":"gdpr","subject":"cust-2","reason":"just so"}`:                                                                                             "reason",
+		`{"type":"erasure","regime":"gdpr","subject":"cust-2","scope":[{"collection":"nothing"}]}`:                                                                             "unknown-collection",
+		`{"type":"erasure","regime":"gdpr","subject":"cust-2","retained":[{"collection":"people","ground":"legal-claims"}]}`:                                                   "scope",
 		`{"type":"access","regime":"gdpr","subject":"cust-2","reason":"gdpr-17"}`:                                                                                              "not-applicable",
 		`{"type":"objection","regime":"gdpr","subject":"cust-2","purpose":"nothing"}`:                                                                                          "unknown-purpose",
 		`{"type":"access","regime":"gdpr","subject":"cust-2","agent":{"reference":"Jane Roe, lawyer","proof":"a promise"}}`:                                                    "proof",
@@ -270,4 +272,39 @@ func TestAnOfficerRunsRequests(t *testing.T) {
 	officer.send(t, "POST", "/v1/requests/"+specific.ID+"/verify", `{"method":"matching","level":"reasonable"}`).refused(t, 422, "validation-failed")
 	officer.send(t, "POST", "/v1/requests/"+specific.ID+"/verify", `{"method":"not-required"}`).refused(t, 422, "validation-failed")
 	officer.send(t, "POST", "/v1/requests/"+specific.ID+"/deny", `{"reason":"psychotherapy-notes"}`).refused(t, 422, "validation-failed")
+}
+
+// A person has a part of what is held of them erased, by a request.
+func TestARequestErasesAPartThroughTheAPI(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	c := s.tenant()
+	c.collection(t, "people", "email", "email", "name", "name")
+	stored := c.send(t, "POST", "/v1/tokenize", `{"collection":"people","items":[{"subject":"cust-1","fields":{"email":"jane@example.com","name":"Jane Roe"}}]}`).want(t, 200).items(t)
+	body := `{"type":"erasure","regime":"gdpr","subject":"cust-1","scope":[{"collection":"people","fields":["email"]}]`
+	bare := c.asked(t, body+`}`)
+	if p := c.send(t, "POST", "/v1/requests/"+bare.ID+"/verify", `{"method":"account"}`).refused(t, 422, "validation-failed"); !strings.Contains(p.Detail, "people is missing") {
+		t.Errorf("without a ground: %s", p.Detail)
+	}
+	r := c.asked(t, body+`,"retained":[{"collection":"people","ground":"legal-claims"}]}`)
+	got := string(c.send(t, "POST", "/v1/requests/"+r.ID+"/verify", `{"method":"account"}`).want(t, 200).body)
+	for _, part := range []string{`"state":"completed"`, `"subject":"cust-1"`, `"scope":[{"collection":"people","fields":["email"]}]`, `"retained":[{"collection":"people","ground":"legal-claims"}]`} {
+		if !strings.Contains(got, part) {
+			t.Errorf("no %s in %s", part, got)
+		}
+	}
+	c.send(t, "POST", "/v1/detokenize", `{"items":[{"token":"`+stored[0].Tokens["email"]+`"}]}`).want(t, 404)
+	if got := c.reveal(t, stored[0].Tokens["name"]); got != `"Jane Roe"` {
+		t.Errorf("what stays is %s", got)
+	}
+	var counted struct {
+		All struct {
+			Complied int
+			InPart   int `json:"complied_in_part"`
+		}
+	}
+	c.send(t, "GET", "/v1/requests/metrics?regime=gdpr&year="+s.Now().UTC().Format("2006"), "").want(t, 200).read(t, &counted)
+	if counted.All.Complied != 1 || counted.All.InPart != 1 {
+		t.Errorf("counted: %+v", counted)
+	}
 }

@@ -71,15 +71,25 @@ type erasureRecipient struct {
 	Failed       *string `json:"failed_at,omitempty"`
 }
 
+// staying is why something of a person stays in a collection.
+type staying struct {
+	Collection string     `json:"collection"`
+	Ground     string     `json:"ground"`
+	Until      *time.Time `json:"until,omitempty"`
+}
+
+func retained(all []staying) (out []vault.Retained) {
+	for _, s := range all {
+		out = append(out, vault.Retained{Collection: s.Collection, Ground: s.Ground, Until: s.Until})
+	}
+	return out
+}
+
 func (s *Server) eraseSubject(c echo.Context) error {
 	var in struct {
 		Reason   string              `json:"reason"`
 		Scope    []vault.ErasurePart `json:"scope"`
-		Retained []struct {
-			Collection string     `json:"collection"`
-			Ground     string     `json:"ground"`
-			Until      *time.Time `json:"until"`
-		} `json:"retained"`
+		Retained []staying           `json:"retained"`
 	}
 	if _, err := bind(c, maxBody, &in); err != nil {
 		return err
@@ -92,10 +102,7 @@ func (s *Server) eraseSubject(c echo.Context) error {
 	ctx, who, subject := c.Request().Context(), caller(c), c.Param("subject")
 	switch {
 	case in.Scope != nil:
-		p := vault.PartialErasure{Reason: in.Reason, Scope: in.Scope, DryRun: dry}
-		for _, r := range in.Retained {
-			p.Retained = append(p.Retained, vault.Retained{Collection: r.Collection, Ground: r.Ground, Until: r.Until})
-		}
+		p := vault.PartialErasure{Reason: in.Reason, Scope: in.Scope, Retained: retained(in.Retained), DryRun: dry}
 		e, err = s.vault.ErasePart(ctx, who, subject, p)
 	case in.Retained != nil:
 		return invalid("/retained", "scope", "retained says why something stays; name in scope what goes")

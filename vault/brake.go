@@ -126,7 +126,7 @@ func (v *Vault) weighStep(ctx context.Context, b *batch) (done int, more bool, e
 }
 
 // through says that the collection is weighed.
-func (at *weighAt) through() bool { return at.Record == lastID }
+func (w *weighAt) through() bool { return w.Record == lastID }
 
 // weigh counts on: first what is due of the collection, and then its records, until it is sure that those are few of them.
 func (v *Vault) weigh(ctx context.Context, b *batch, s *Sweep, c *Collection, at *weighAt) error {

@@ -86,7 +86,10 @@ func (v *Vault) EraseSubject(ctx context.Context, who Caller, reference, reason 
 		if w.subject == nil {
 			e = *w.earlier
 			t.entry.Resources[0].Erasure = e.ID
-			return nil
+			if dryRun {
+				return nil
+			}
+			return t.forgetRequests(ctx, [][]byte{sum}, nil, true) // that were opened since
 		}
 		e = Erasure{State: ErasureDryRun, Reason: reason, Requested: t.now, Counts: w.counts}
 		if dryRun {
@@ -273,9 +276,12 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 		return err
 	}
 	if w.part == nil {
-		if err := t.forgetRequests(ctx, [][]byte{w.digest}, id, t.now, true); err != nil {
+		if err := t.forgetRequests(ctx, [][]byte{w.digest}, nil, true); err != nil {
 			return err
 		}
+	}
+	if err := t.answerWaiting(ctx, id, t.now); err != nil {
+		return err
 	}
 	effective := t.now.Add(v.keystoreBackups)
 	e.Erased, e.ShredEffective = &t.now, &effective

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -74,17 +75,38 @@ func (s *stepping) eraseAsAsked() error {
 		return err
 	}
 	if w.subject == nil { // erased before, and nothing has come since
+		if err := s.forgetRequests(s.ctx, [][]byte{r.digest}, nil, true); err != nil {
+			return err
+		}
+		r.sealed, r.Terms = nil, Terms{}
 		s.entry.Resources[0].Erasure = w.earlier.ID
 		r.erasure = optionalID(erasurePrefix, w.earlier.ID)
 		r.Certificate = w.earlier.ID
 		return s.comply(OutcomeComplied)
 	}
 	s.entry.Resources[0].Subject = formatOptional(subjectPrefix, w.subject)
+	if r.Terms.Subject == "" && w.earlier != nil { // it may have been about a part
+		return fail(Conflict, "the person was erased after this request was opened, and what it asks for is gone; for what has come since open a new request")
+	}
 	reason := r.Terms.Reason
 	if reason == "" { // a crash between keystore and data took the terms
 		reason = ErasureReasons[0]
 	}
-	e := Erasure{Reason: reason, Requested: r.Received, Counts: w.counts}
+	e := Erasure{Reason: reason, Requested: r.Received, Counts: w.counts, Scope: r.Terms.Scope, Retained: r.Terms.Retained}
+	if e.Scope != nil {
+		err := s.narrow(s.ctx, w, &e)
+		if err != nil && slices.Contains(AsError(err).Fields, nothingInScope) {
+			return s.comply(OutcomeNothingHeld)
+		}
+		if err != nil {
+			return err
+		}
+		if w.held {
+			if err := s.asDeferred(s.ctx, w.digest, &e); err != nil {
+				return err
+			}
+		}
+	}
 	if err := s.vault.erase(s.ctx, s.txn, w, &e); err != nil {
 		return err
 	}
@@ -94,17 +116,19 @@ func (s *stepping) eraseAsAsked() error {
 		r.happens(RequestEvent{Event: "deferred"})
 		return nil
 	}
-	r.sealed, r.Terms = nil, Terms{} // forgetRequests took them
+	if e.Scope == nil {
+		r.sealed, r.Terms = nil, Terms{} // forgetRequests took them
+	}
 	return s.comply(OutcomeComplied)
 }
 
-// forgetRequests is a part of the moment of erasure, which is at: what requests said of the person until then goes with their
-// keys, and those that waited for this erasure are done. Their digests stay, as that of the erasure does. Where inKeys is false,
-// the keystore has done its part, and may be read-only.
-func (t *txn) forgetRequests(ctx context.Context, digests [][]byte, erasure ID, at time.Time, inKeys bool) error {
+// forgetRequests is a part of the moment of erasure: what requests said of the person goes with their keys. Their digests stay,
+// as that of the erasure does. Where an erasure is replayed, requests that were opened after it stay as they are, and where
+// inKeys is false, the keystore has done its part and may be read-only.
+func (t *txn) forgetRequests(ctx context.Context, digests [][]byte, replayed *time.Time, inKeys bool) error {
 	rows, err := t.data.Query(ctx, `
 		update privault.requests set sealed = null, proposal = null
-		where tenant_id = $1 and digest = any($2) and opened_at <= $3 returning request_id`, t.who.Tenant, digests, at)
+		where tenant_id = $1 and digest = any($2) and ($3::timestamptz is null or opened_at <= $3) returning request_id`, t.who.Tenant, digests, replayed)
 	if err != nil {
 		return err
 	}
@@ -113,11 +137,14 @@ func (t *txn) forgetRequests(ctx context.Context, digests [][]byte, erasure ID, 
 		return err
 	}
 	if inKeys && len(ids) > 0 {
-		if _, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, ids); err != nil {
-			return err
-		}
+		_, err = t.keys.Exec(ctx, deleteKeys, t.who.Tenant, ids)
 	}
-	rows, err = t.data.Query(ctx, `
+	return err
+}
+
+// answerWaiting completes the requests that waited for an erasure, which is done at that time.
+func (t *txn) answerWaiting(ctx context.Context, erasure ID, at time.Time) error {
+	rows, err := t.data.Query(ctx, `
 		update privault.requests set state = 'completed', outcome = 'complied', closed_at = $3, version = version + 1
 		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' returning request_id, due_at`, t.who.Tenant, erasure, at)
 	if err != nil {
@@ -148,8 +175,8 @@ type amendment struct {
 	Patch
 }
 
-// lookAtCorrection prepares the correction that a request asks for; nil: it asks for none.
-func (v *Vault) lookAtCorrection(ctx context.Context, who Caller, keys *tenantKeys, id string) (*amendment, error) {
+// lookAtCorrection prepares the correction that a request asks for; nil: it asks for none, or this kind of step won't make it.
+func (v *Vault) lookAtCorrection(ctx context.Context, who Caller, keys *tenantKeys, id, kind string) (*amendment, error) {
 	request, ok := parseID(requestPrefix, id)
 	if !ok {
 		return nil, nil // the transaction says so
@@ -158,7 +185,8 @@ func (v *Vault) lookAtCorrection(ctx context.Context, who Caller, keys *tenantKe
 	err := v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `
 			select sealed, proposal from privault.requests
-			where tenant_id = $1 and request_id = $2 and sealed is not null and proposal is not null`, who.Tenant, request).Scan(&terms, &brought)
+			where tenant_id = $1 and request_id = $2 and sealed is not null and proposal is not null
+				and approval = $3 and state = any($4)`, who.Tenant, request, kind == StepApprove, steps[kind].from).Scan(&terms, &brought)
 	})
 	if err == nil {
 		err = v.store.keys.within(ctx, who.Tenant, func(tx pgx.Tx) error {

@@ -124,6 +124,33 @@ func TestWhoNeverSaysWhoTheyAreExpires(t *testing.T) {
 	}
 }
 
+// Whom the controller neglects after they have said who they are is no person who never said it.
+func TestANeglectedRequestDoesNotExpire(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	pause := vault.Step{Kind: vault.StepPause, Reason: "identity"}
+	r := h.step(t, h.ask(t, of(deadline.Access, "p-1")).ID, pause)
+	h.Advance(5 * day)
+	h.step(t, r.ID, vault.Step{Kind: vault.StepResume})
+	late := h.ask(t, of(deadline.Access, "p-1"))
+	h.Advance(200 * day)
+	h.note(t)
+	if got, err := h.GetRequest(t.Context(), h.who, r.ID); err != nil || got.State != vault.RequestVerifying || got.Asked != nil {
+		t.Errorf("it is %+v, %v", got, err)
+	}
+	_, err := h.TakeStep(t.Context(), h.who, late.ID, pause)
+	wantKind(t, "a pause after the date", err, vault.Conflict)
+	// Asked anew, the 90 days begin anew.
+	if got := h.step(t, r.ID, vault.Step{Kind: vault.StepVerify, Asked: true}); got.Asked == nil || got.Asked.Before(h.Now().Add(-day)) {
+		t.Errorf("asked at %v", got.Asked)
+	}
+	h.Advance(91 * day)
+	h.note(t)
+	if got, err := h.GetRequest(t.Context(), h.who, r.ID); err != nil || got.State != vault.RequestExpired {
+		t.Errorf("it is %+v, %v", got, err)
+	}
+}
+
 // Records of requests are kept for as long as the law wants them, and no longer; nobody can delete one before.
 func TestRequestsAreKeptAndThenSwept(t *testing.T) {
 	t.Parallel()

@@ -137,12 +137,74 @@ func (t *txn) asDeferred(ctx context.Context, digest []byte, e *Erasure) error {
 	return err
 }
 
+// checkPart checks a part that a request asks to have erased, as far as that can be said before anybody looks at what is held.
+func (t *txn) checkPart(ctx context.Context, m *Terms, faults *faults) error {
+	if m.Scope == nil {
+		if len(m.Retained) > 0 {
+			faults.add("/retained", "scope", "retained says why something stays; name in scope what goes")
+		}
+		return nil
+	}
+	checkGrounds(m.Retained, t.now, faults)
+	return t.checkErasureScope(ctx, m.Scope, faults)
+}
+
+// checkErasureScope says what of a scope can't be.
+func (t *txn) checkErasureScope(ctx context.Context, scope []ErasurePart, faults *faults) error {
+	if n := len(scope); n == 0 || n > maxErasureParts {
+		return invalid("/scope", "size", fmt.Sprintf("scope names 1 to %d collections; leave it out to erase the whole person", maxErasureParts))
+	}
+	seen := map[string]bool{}
+	for i, p := range scope {
+		at := fmt.Sprintf("/scope/%d", i)
+		coll, err := t.collection(ctx, `name = $2`, p.Collection)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			faults.add(at+"/collection", "unknown-collection", "there is no such collection")
+			continue
+		case err != nil:
+			return err
+		case seen[p.Collection]:
+			faults.add(at+"/collection", "duplicate", "a collection is named once")
+		}
+		seen[p.Collection] = true
+		if coll.direct() && len(p.Fields) > 0 {
+			faults.add(at+"/fields", "kms-direct", "records of a collection with kms: direct aren't sealed anew here: erase the collection's records, or change them one by one")
+		}
+		for j, name := range p.Fields {
+			switch f := coll.fields[name]; {
+			case f == nil:
+				faults.add(fmt.Sprintf("%s/fields/%d", at, j), "unknown-field", "the collection has no such field")
+			case f.required:
+				faults.add(fmt.Sprintf("%s/fields/%d", at, j), "required", "a record can't be without a required field: erase the collection's records, or make the field optional first")
+			}
+		}
+	}
+	return nil
+}
+
+// checkGrounds says what of the grounds can't be on which something stays.
+func checkGrounds(named []Retained, now time.Time, faults *faults) {
+	for i, r := range named {
+		at := fmt.Sprintf("/retained/%d", i)
+		switch {
+		case !slices.Contains(RetentionGrounds, r.Ground):
+			faults.add(at+"/ground", "ground", "the grounds are "+list(RetentionGrounds))
+		case r.Until != nil && !r.Until.After(now):
+			faults.add(at+"/until", "future", "until is not in the future")
+		}
+	}
+}
+
 // supersede ends an erasure that was deferred, of somebody who was erased meanwhile, or of what is gone by now.
 func (t *txn) supersede(ctx context.Context, id ID, by *Erasure) error {
 	_, err := t.data.Exec(ctx, `
 		update privault.erasures set state = $3, erased_at = $4, shred_effective_at = $5, certificate = nullif($6, '')
 		where tenant_id = $1 and erasure_id = $2`, t.who.Tenant, id, by.State, by.Erased, by.ShredEffective, by.Certificate)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.answerWaiting(ctx, id, t.now)
 }
 
 // linePart is what the ledger says of a partial erasure.
@@ -203,6 +265,9 @@ type heldIn struct {
 	held    int // by a legal hold
 }
 
+// nothingInScope is the fault of a part that holds nothing of the person.
+var nothingInScope = FieldError{"/scope", "nothing-held"}
+
 // narrow narrows what is to be erased to a scope. It counts what stays, of which the erasure must say why.
 func (t *txn) narrow(ctx context.Context, w *erasable, e *Erasure) error {
 	holdings, err := t.holdings(ctx, *w.subject)
@@ -215,38 +280,14 @@ func (t *txn) narrow(ctx context.Context, w *erasable, e *Erasure) error {
 		return err
 	}
 	var faults faults
-	if n := len(e.Scope); n == 0 || n > maxErasureParts {
-		return invalid("/scope", "size", fmt.Sprintf("scope names 1 to %d collections; leave it out to erase the whole person", maxErasureParts))
+	if err := t.checkErasureScope(ctx, e.Scope, &faults); err != nil {
+		return err
 	}
-	seen := map[string]bool{}
 	stay := map[string]int{}
 	for name, h := range holdings {
 		stay[name] = len(h.records)
 	}
-	for i, p := range e.Scope {
-		at := fmt.Sprintf("/scope/%d", i)
-		coll, err := t.collection(ctx, `name = $2`, p.Collection)
-		switch {
-		case errors.Is(err, pgx.ErrNoRows):
-			faults.add(at+"/collection", "unknown-collection", "there is no such collection")
-			continue
-		case err != nil:
-			return err
-		case seen[p.Collection]:
-			faults.add(at+"/collection", "duplicate", "a collection is named once")
-		}
-		seen[p.Collection] = true
-		if coll.direct() && len(p.Fields) > 0 {
-			faults.add(at+"/fields", "kms-direct", "records of a collection with kms: direct aren't sealed anew here: erase the collection's records, or change them one by one")
-		}
-		for j, name := range p.Fields {
-			switch f := coll.fields[name]; {
-			case f == nil:
-				faults.add(fmt.Sprintf("%s/fields/%d", at, j), "unknown-field", "the collection has no such field")
-			case f.required:
-				faults.add(fmt.Sprintf("%s/fields/%d", at, j), "required", "a record can't be without a required field: erase the collection's records, or make the field optional first")
-			}
-		}
+	for _, p := range e.Scope {
 		h := holdings[p.Collection]
 		if h == nil {
 			continue
@@ -262,7 +303,7 @@ func (t *txn) narrow(ctx context.Context, w *erasable, e *Erasure) error {
 		delete(stay, p.Collection)
 	}
 	if len(w.records) == 0 && len(w.part.values) == 0 && len(faults.fields) == 0 {
-		faults.add("/scope", "nothing-held", "nothing of the person is in the scope")
+		faults.add(nothingInScope.Pointer, nothingInScope.Rule, "nothing of the person is in the scope")
 	}
 	n := 0
 	for _, values := range w.part.values {
@@ -279,16 +320,11 @@ func (t *txn) narrow(ctx context.Context, w *erasable, e *Erasure) error {
 
 // retained gives what stays in each collection, with the ground that was named for it.
 func retained(named []Retained, stay map[string]int, now time.Time, faults *faults) []Retained {
+	checkGrounds(named, now, faults)
 	grounds := map[string]Retained{}
 	for i, r := range named {
-		at := fmt.Sprintf("/retained/%d", i)
-		switch {
-		case !slices.Contains(RetentionGrounds, r.Ground):
-			faults.add(at+"/ground", "ground", "the grounds are "+list(RetentionGrounds))
-		case r.Until != nil && !r.Until.After(now):
-			faults.add(at+"/until", "future", "until is not in the future")
-		case stay[r.Collection] == 0:
-			faults.add(at+"/collection", "nothing-held", "nothing of the person stays in that collection")
+		if stay[r.Collection] == 0 {
+			faults.add(fmt.Sprintf("/retained/%d/collection", i), "nothing-held", "nothing of the person stays in that collection")
 		}
 		grounds[r.Collection] = r
 	}

@@ -393,9 +393,12 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 		if err != nil {
 			return err
 		}
-		if err := t.forgetRequests(ctx, digests, ID(e.ID), *e.Erased, inKeys); err != nil {
+		if err := t.forgetRequests(ctx, digests, e.Erased, inKeys); err != nil {
 			return err
 		}
+	}
+	if err := t.answerWaiting(ctx, ID(e.ID), *e.Erased); err != nil {
+		return err
 	}
 	if !inData {
 		return nil

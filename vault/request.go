@@ -66,6 +66,9 @@ type Terms struct {
 	Record       string   `json:"record,omitempty"`        // likewise
 	RecipientKey string   `json:"recipient_key,omitempty"` // age1…: what is handed out is encrypted to it
 	Agent        *Agent   `json:"agent,omitempty"`
+
+	Scope    []ErasurePart `json:"scope,omitempty"`    // of an erasure: only this goes; nil: everything
+	Retained []Retained    `json:"retained,omitempty"` // likewise: on what ground something stays
 }
 
 // Agent is who asks for somebody else.
@@ -171,6 +174,10 @@ func (t *txn) insertRequest(ctx context.Context, keys *tenantKeys, r *Request, n
 	if r.digest, err = t.subjectDigest(ctx, keys, r.Terms.Subject); err != nil {
 		return err
 	}
+	// Whoever erases the person waits, and then finds this request.
+	if err := t.lockSubject(ctx, r.digest, `for key share`); err != nil {
+		return err
+	}
 	if r.sealed, err = t.sealRequest(ctx, keys, r.id, termsVersion, r.Terms); err != nil {
 		return err
 	}
@@ -237,12 +244,14 @@ func (t *txn) checkTerms(ctx context.Context, n *NewRequest, faults *faults) err
 	m := &n.Terms
 	for at, misplaced := range map[string]bool{
 		"/reason":           m.Reason != "" && n.Type != deadline.Erasure,
+		"/scope":            m.Scope != nil && n.Type != deadline.Erasure,
+		"/retained":         len(m.Retained) > 0 && n.Type != deadline.Erasure,
 		"/purpose":          m.Purpose != "" && n.Type != deadline.Objection,
 		"/allowed_purposes": len(m.Allowed) > 0 && n.Type != deadline.Restriction,
 		"/correction":       (m.Collection != "" || m.Record != "" || len(n.Fields)+len(n.Remove) > 0) && n.Type != deadline.Correction,
 	} {
 		if misplaced {
-			faults.add(at, "not-applicable", "reason belongs to an erasure, purpose to an objection, allowed_purposes to a restriction, correction to a correction")
+			faults.add(at, "not-applicable", "reason, scope and retained belong to an erasure, purpose to an objection, allowed_purposes to a restriction, correction to a correction")
 		}
 	}
 	switch n.Type {
@@ -253,6 +262,7 @@ func (t *txn) checkTerms(ctx context.Context, n *NewRequest, faults *faults) err
 		if !slices.Contains(ErasureReasons, m.Reason) {
 			faults.add("/reason", "reason", "the reasons are "+list(ErasureReasons))
 		}
+		return t.checkPart(ctx, m, faults)
 	case deadline.Objection:
 		p, err := t.purpose(ctx, m.Purpose)
 		if err != nil {

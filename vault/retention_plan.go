@@ -371,10 +371,10 @@ func (f *fate) text() (rule, action string) {
 
 // resume gives the hash as far as it is computed: SHA-256 of a line for the collection and the time, one for each rule, and one for
 // each record in the order of the ids (docs/formats.md).
-func (at *planAt) resume(p *RetentionPlan) (hash.Hash, error) {
+func (a *planAt) resume(p *RetentionPlan) (hash.Hash, error) {
 	sum := sha256.New()
-	if at.Sum != nil {
-		return sum, sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(at.Sum)
+	if a.Sum != nil {
+		return sum, sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(a.Sum)
 	}
 	fmt.Fprintf(sum, "%s\t%s\n", p.Collection, p.AsOf.UTC().Format(time.RFC3339Nano))
 	for _, r := range p.Rules {

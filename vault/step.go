@@ -93,7 +93,7 @@ var steps = map[string]step{
 	StepAcknowledge: {from: open, do: (*stepping).acknowledge, done: func(r *Request, _ Step) bool { return r.Acknowledged != nil }},
 	StepVerify: {from: []string{RequestReceived, RequestVerifying}, do: (*stepping).verify, fulfils: true, done: func(r *Request, s Step) bool {
 		if s.Asked {
-			return r.State == RequestVerifying
+			return r.State == RequestVerifying && r.Asked != nil
 		}
 		return r.Verified != nil && r.Verified.Method == s.Method && r.Verified.Level == s.Level && r.Verified.Evidence == s.Reference
 	}},
@@ -125,11 +125,15 @@ func (v *Vault) TakeStep(ctx context.Context, who Caller, id string, s Step) (*R
 	if err != nil {
 		return nil, v.refuseUnopened(ctx, who, policy.RunRequests, err)
 	}
+	// Before anything is opened, asked of a KMS or spent.
+	if err := v.mayRunRequests(ctx, who); err != nil {
+		return nil, err
+	}
 	var ahead *amendment
 	fulfils := kind.fulfils && !s.Asked
 	if fulfils {
 		// Before the transaction: a correction may need the KMS.
-		if ahead, err = v.lookAtCorrection(ctx, who, keys, id); err != nil {
+		if ahead, err = v.lookAtCorrection(ctx, who, keys, id, s.Kind); err != nil {
 			return nil, v.refuseUnopened(ctx, who, policy.RunRequests, err)
 		}
 	}
@@ -155,6 +159,18 @@ func (v *Vault) TakeStep(ctx context.Context, who Caller, id string, s Step) (*R
 		return (&stepping{s, t, ctx, v, held, r, ahead}).take(kind)
 	})
 	return r, err
+}
+
+// mayRunRequests decides it, and leaves an entry only of a refusal.
+func (v *Vault) mayRunRequests(ctx context.Context, who Caller) error {
+	e, err := v.open(who, policy.RunRequests)
+	if err != nil {
+		return err
+	}
+	if err := e.require(policy.RunRequests); err != nil {
+		return v.refuse(ctx, e, err)
+	}
+	return nil
 }
 
 func (s *stepping) take(kind step) error {
@@ -355,10 +371,10 @@ func (s *stepping) pause() error {
 		return fail(Conflict, "no pause: %v", err)
 	}
 	r := s.request
-	r.State, r.Paused = RequestVerifying, &s.now
-	if r.Asked == nil {
-		r.Asked = &s.now
+	if s.now.After(r.Due) {
+		return fail(Conflict, "no pause: the day by which it had to be answered has passed; answer it now")
 	}
+	r.State, r.Paused, r.Asked = RequestVerifying, &s.now, &s.now
 	r.happens(RequestEvent{Event: "paused", Reason: s.Reason})
 	return nil
 }
@@ -381,7 +397,7 @@ func (s *stepping) goOn() error {
 	if err != nil {
 		return err
 	}
-	r.Paused = nil
+	r.Paused, r.Asked = nil, nil // the person has answered
 	r.happens(RequestEvent{Event: "resumed"})
 	clock.reckon(r, clock.pauses(append(history, RequestEvent{Event: "resumed", At: s.now})))
 	return nil
@@ -407,6 +423,11 @@ func (v *Vault) lockPerson(ctx context.Context, t *txn, keys *tenantKeys, id str
 			return err
 		}
 	}
-	_, err = t.data.Exec(ctx, `select from privault.subjects where tenant_id = $1 and digest = $2 `+mode, t.who.Tenant, digest)
+	return t.lockSubject(ctx, digest, mode)
+}
+
+// lockSubject locks a person, if there is one.
+func (t *txn) lockSubject(ctx context.Context, digest []byte, mode string) error {
+	_, err := t.data.Exec(ctx, `select from privault.subjects where tenant_id = $1 and digest = $2 `+mode, t.who.Tenant, digest)
 	return err
 }

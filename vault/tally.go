@@ -23,6 +23,7 @@ type RequestMetrics struct {
 type RequestCounts struct {
 	Received    int
 	Complied    int // in whole or in part; NothingHeld are among them
+	InPart      int // of Complied: erasures after which something of the person stays
 	NothingHeld int
 	Denied      int
 	Denials     map[string]int // by reason
@@ -56,17 +57,19 @@ func (m *RequestMetrics) count(ctx context.Context, t *txn, zone *time.Location)
 	args := []any{t.who.Tenant, m.Regime, first, first.AddDate(1, 0, 0)}
 	b := &pgx.Batch{}
 	b.Queue(`
-		select coalesce(type, ''), count(*), count(*) filter (where state = 'completed'), count(*) filter (where outcome = 'nothing-held'),
+		select coalesce(type, ''), count(*), count(*) filter (where state = 'completed'), count(*) filter (where state = 'completed' and in_part), count(*) filter (where outcome = 'nothing-held'),
 			count(*) filter (where state = 'denied'), count(*) filter (where state = 'cancelled'), count(*) filter (where state = 'expired'),
 			count(*) filter (where closed_at is null),
 			percentile_cont(0.5) within group (order by days) filter (where state in ('completed', 'denied')),
 			(avg(days) filter (where state in ('completed', 'denied')))::float8
-		from (select *, (closed_at at time zone $5)::date - (received_at at time zone $5)::date as days from privault.requests
+		from (select *, exists (select from privault.erasures e where e.tenant_id = q.tenant_id and e.erasure_id = q.erasure_id
+					and jsonb_typeof(e.retained) = 'array' and e.retained <> '[]') as in_part,
+				(closed_at at time zone $5)::date - (received_at at time zone $5)::date as days from privault.requests q
 			where tenant_id = $1 and regime = $2 and received_at >= $3 and received_at < $4) r
 		group by grouping sets ((type), ())`, append(args, zone.String())...).Query(func(rows pgx.Rows) error {
 		var typ deadline.Type
 		var c RequestCounts
-		_, err := pgx.ForEachRow(rows, []any{&typ, &c.Received, &c.Complied, &c.NothingHeld, &c.Denied, &c.Cancelled, &c.Expired, &c.Open, &c.MedianDays, &c.MeanDays}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&typ, &c.Received, &c.Complied, &c.InPart, &c.NothingHeld, &c.Denied, &c.Cancelled, &c.Expired, &c.Open, &c.MedianDays, &c.MeanDays}, func() error {
 			c.Denials = map[string]int{}
 			if typ == "" {
 				m.All = c
