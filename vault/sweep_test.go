@@ -779,7 +779,7 @@ func TestASweepWaitsForAChangeOfTheRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close(context.Background())
+	defer c.Close(context.WithoutCancel(t.Context()))
 	tx, err := c.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)

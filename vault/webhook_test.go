@@ -456,7 +456,7 @@ func TestManyFindAnEndpointGone(t *testing.T) {
 	t.Parallel()
 	h := newHousehold(t)
 	h.webhook(t, "gone", isRecipient, func(w http.ResponseWriter, _ *http.Request, _ int) {
-		time.Sleep(200 * time.Millisecond) // until all are there
+		time.Sleep(200 * time.Millisecond) //nolint:forbidigo // until all are there
 		w.WriteHeader(http.StatusGone)
 	})
 	h.erase(t, "p-1")
