@@ -37,7 +37,7 @@ test: ## run all tests on a real Postgres, with the race detector
 	@command -v $$(go env CC | cut -d' ' -f1) >/dev/null || { echo "make test: the race detector needs a C compiler (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
 	@scripts/postgres.sh
 	$(if $(SOFTHSM),,$(if $(CI),$(error $(NOHSM)),@echo "make test: $(NOHSM)" >&2))
-	CGO_ENABLED=1 go test -race -count=1 $(if $(SOFTHSM),-tags pkcs11) $(ARGS) $(PKG)
+	CGO_ENABLED=1 go test -race -count=1 -timeout 30m $(if $(SOFTHSM),-tags pkcs11) $(ARGS) $(PKG)
 	go test -tags nocloud -count=1 -run 'NoCloud|OpenUnknown' ./kms
 
 lint: lint-go lint-api ## formatting, vet and linters (.golangci.yml), and openapi.yaml (.redocly.yaml)
