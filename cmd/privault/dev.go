@@ -30,12 +30,13 @@ import (
 )
 
 type devCmd struct {
-	Listen      string `default:"127.0.0.1:8200" env:"PRIVAULT_DEV_LISTEN" help:"Address of the API."`
-	OpsListen   string `default:"127.0.0.1:9200" env:"PRIVAULT_DEV_OPS_LISTEN" help:"Address of /healthz, /readyz and /metrics."`
-	Data        string `default:"./.privault" type:"path" help:"Folder for the database, the local key and dev.json."`
-	DatabaseURL string `placeholder:"URL" help:"Use this Postgres, as the database's owner, in place of a private one."`
-	NoSample    bool   `help:"Don't load the sample collection."`
-	Quiet       bool   `help:"Print nothing but the address when ready."`
+	Listen      string        `default:"127.0.0.1:8200" env:"PRIVAULT_DEV_LISTEN" help:"Address of the API."`
+	OpsListen   string        `default:"127.0.0.1:9200" env:"PRIVAULT_DEV_OPS_LISTEN" help:"Address of /healthz, /readyz and /metrics."`
+	Data        string        `default:"./.privault" type:"path" help:"Folder for the database, the local key and dev.json."`
+	DatabaseURL string        `placeholder:"URL" help:"Use this Postgres, as the database's owner, in place of a private one."`
+	NoSample    bool          `help:"Don't load the sample collection."`
+	SweepEvery  time.Duration `default:"24h" env:"PRIVAULT_DEV_SWEEP_EVERY" help:"How often what is due by rules of retention is swept; 0: only when somebody asks (privault sweep)."`
+	Quiet       bool          `help:"Print nothing but the address when ready."`
 }
 
 // devFile is DIR/dev.json: how to reach a development server that is ready.
@@ -177,7 +178,7 @@ func (d *devCmd) serve(ctx context.Context, owner string) error {
 	v, err := openVault(ctx, Database{DatabaseURL: app}, keys, func(c *vault.Config) {
 		c.Log, c.Metrics = log, metrics
 		c.Courier = courierBy(egress.Rules{Loopback: true}) // a receiver that is being developed is here too
-		c.SweepEvery = 24 * time.Hour
+		c.SweepEvery = d.SweepEvery
 		unread = evidence.into(c)
 		c.Ledger = filepath.Join(folder, "ledger")
 	})

@@ -14,7 +14,7 @@ import (
 // verifies with the public key alone.
 func TestSweepFromCron(t *testing.T) {
 	t.Parallel()
-	d := startDev(t, filepath.Join(t.TempDir(), "vault"), "--no-sample")
+	d := startDev(t, filepath.Join(t.TempDir(), "vault"), "--no-sample", "--sweep-every", "0s")
 	c := d.caller()
 	c.want(t, http.StatusCreated, http.MethodPut, "/v1/collections/cases", map[string]any{
 		"retention": map[string]string{"keep": "P1Y", "after": "field:closed"},
