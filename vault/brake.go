@@ -142,10 +142,6 @@ func (v *Vault) weigh(ctx context.Context, b *batch, s *Sweep, c *Collection, at
 		at.Record = lastID
 		return nil
 	}
-	usual, err := b.usual(ctx, c.Name)
-	if err != nil {
-		return err
-	}
 	if float64(now.Records)*v.sweeps.share < float64(most) {
 		n, last, err := b.weighRecords(ctx, c, at.Record)
 		if err != nil {
@@ -156,6 +152,10 @@ func (v *Vault) weigh(ctx context.Context, b *batch, s *Sweep, c *Collection, at
 		}
 	}
 	at.Record = lastID
+	usual, err := b.usual(ctx, c.Name)
+	if err != nil {
+		return err
+	}
 	if float64(now.Records)*v.sweeps.share < float64(most) || usual > 0 && most > brakeFactor*usual {
 		if at.Counts.Braked == nil {
 			at.Counts.Braked = map[string]*SweptCollection{}
@@ -172,9 +172,7 @@ func (t *txn) weighDue(ctx context.Context, s *Sweep, c *Collection, at *sweepAt
 	err = t.data.QueryRow(ctx, `
 		with next as (
 			select coalesce(r.due_at, r.expires_at) as due, r.record_id, `+isHeld+` as held
-			from privault.records r where r.tenant_id = $1 and r.collection_id = $2 and (r.due_at is not null or r.expires_at is not null)
-				and coalesce(r.due_at, r.expires_at) <= $4 and (coalesce(r.due_at, r.expires_at), r.record_id) > ($5, $6)
-			order by coalesce(r.due_at, r.expires_at), r.record_id limit $7)
+			from privault.records r where r.tenant_id = $1 and r.collection_id = $2 and `+isDueBehind+inOrderOfDue+`limit $7)
 		select count(*), count(*) filter (where held), l.due, l.record_id
 		from next left join (select due, record_id from next order by due desc, record_id desc limit 1) l on true
 		group by l.due, l.record_id`,
@@ -245,15 +243,9 @@ func (v *Vault) weighed(ctx context.Context, b *batch, s *Sweep) error {
 // rulesDigest is of what decides what a sweep takes of a collection.
 func (c *Collection) rulesDigest(ends map[string]Purpose) string {
 	said := struct {
-		Whole  *Retention
-		Fields map[string]*Retention
-		Ends   map[string]*time.Time
-	}{c.Definition.Retention, map[string]*Retention{}, map[string]*time.Time{}}
-	for name, f := range c.Definition.Fields {
-		if f.Retention != nil {
-			said.Fields[name] = f.Retention
-		}
-	}
+		Rules string
+		Ends  map[string]*time.Time
+	}{rulesOf(&c.Definition), map[string]*time.Time{}}
 	for _, r := range c.rules {
 		if r.purpose != "" {
 			said.Ends[r.purpose] = ends[r.purpose].Ends

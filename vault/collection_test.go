@@ -115,6 +115,7 @@ func TestDefinitionsThatAreRefused(t *testing.T) {
 		"FF1 of addresses":         {field(vault.FieldDefinition{Type: "email", Token: vault.TokenDefinition{Strategy: "fpe"}}), "/fields/f/token/shape", "not-applicable"},
 		"another KMS":              {vault.Definition{KMS: "elsewhere", Fields: map[string]vault.FieldDefinition{"f": {Type: "string"}}}, "/kms", "kms"},
 		"a period":                 {vault.Definition{Retention: &vault.Retention{Keep: "1d"}, Fields: map[string]vault.FieldDefinition{"f": {Type: "string"}}}, "/retention/keep", "period"},
+		"a field's rule, direct":   {vault.Definition{KMS: "direct", Fields: map[string]vault.FieldDefinition{"f": {Type: "string", Retention: &vault.Retention{Keep: "P1D"}}}}, "/fields/f/retention", "direct"},
 		"a long description":       {vault.Definition{Description: strings.Repeat("x", 1001), Fields: map[string]vault.FieldDefinition{"f": {Type: "string"}}}, "/description", "max-length"},
 		"a description with NUL":   {vault.Definition{Description: "\x00", Fields: map[string]vault.FieldDefinition{"f": {Type: "string"}}}, "/description", "max-length"},
 	} {

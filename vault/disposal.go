@@ -3,12 +3,9 @@ package vault
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"maps"
 	"slices"
 	"time"
-
-	"github.com/google/uuid"
 )
 
 // The hands of retention: what erases records that are due, takes values from them, and makes them anonymous.
@@ -174,15 +171,14 @@ func (s *sweeper) general(ctx context.Context, c *candidate) ([]value, error) {
 }
 
 // unorderedID is an id of a time that says nothing about the order in which ids of that time were made.
-func unorderedID(at time.Time) (id ID, err error) {
-	if _, err = rand.Read(id[:]); err != nil {
+func unorderedID(at time.Time) (ID, error) {
+	id, err := newIDAt(at)
+	if err != nil {
 		return id, err
 	}
-	var ms [8]byte
-	binary.BigEndian.PutUint64(ms[:], uint64(at.UnixMilli()))
-	copy(id[:6], ms[2:])
-	id[6], id[8] = id[6]&0x0f|0x70, id[8]&0x3f|0x80 // version 7 (RFC 9562)
-	return ID(uuid.UUID(id)), nil
+	_, err = rand.Read(id[6:8]) // where the library counts within a millisecond
+	id[6] = id[6]&0x0f | 0x70   // version 7 (RFC 9562)
+	return id, err
 }
 
 // trim takes the values from records whose fields are due, or leaves what may be left of them. It gives how many it changed, and

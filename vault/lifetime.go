@@ -177,9 +177,7 @@ func (v *Vault) restateStep(ctx context.Context, b *batch) (done int, more bool,
 		if err != nil {
 			return 0, false, err
 		}
-		if !sameTime(f.next, row.due) {
-			marks.add(row.id, f.next)
-		}
+		marks.add(row, f.next)
 	}
 	if err := marks.write(ctx, b.txn); err != nil {
 		return 0, false, err
@@ -194,8 +192,11 @@ type dueMarks struct {
 	due     []*time.Time
 }
 
-func (m *dueMarks) add(record ID, due *time.Time) {
-	m.records, m.due = append(m.records, record), append(m.due, microseconds(due))
+// add marks a record with when it is due, unless it is marked so.
+func (m *dueMarks) add(c *candidate, due *time.Time) {
+	if !sameTime(due, c.due) {
+		m.records, m.due = append(m.records, c.id), append(m.due, microseconds(due))
+	}
 }
 
 func (m *dueMarks) write(ctx context.Context, t *txn) error {

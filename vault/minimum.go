@@ -20,28 +20,24 @@ type lawful struct {
 // keptByLaw gives those of records that a legal minimum keeps. keys may be nil where they were not to be had: then it fails if a record has to be
 // opened to know.
 func (v *Vault) keptByLaw(ctx context.Context, t *txn, keys *tenantKeys, records []ID) ([]lawful, error) {
-	rows, err := t.data.Query(ctx, `
-		select distinct collection_id from privault.records where tenant_id = $1 and record_id = any($2)`, t.who.Tenant, records)
+	rows, err := t.data.Query(ctx, selectCollections+`
+		and definition->'retention'->'minimum' is not null
+		and collection_id in (select r.collection_id from privault.records r where r.tenant_id = $1 and r.record_id = any($2))`, t.who.Tenant, records)
 	if err != nil {
 		return nil, err
 	}
-	colls, err := pgx.CollectRows(rows, pgx.RowTo[ID])
+	colls, err := pgx.CollectRows(rows, scanCollection)
 	if err != nil {
 		return nil, err
 	}
 	var kept []lawful
-	for _, id := range colls {
-		c, err := t.collection(ctx, `collection_id = $2`, id)
-		if err != nil {
-			return nil, err
-		}
-		if c.minimum == nil {
-			continue
-		}
-		if keys == nil && c.perusing() {
+	for _, c := range colls {
+		alone := *c
+		alone.rules = nil // what they count from may be damaged, or need the KMS
+		if keys == nil && alone.perusing() {
 			return nil, errKMSAway
 		}
-		w, err := v.newSweeper(ctx, &batch{txn: t, ring: keys}, c)
+		w, err := v.newSweeper(ctx, &batch{txn: t, ring: keys}, &alone)
 		if err != nil {
 			return nil, err
 		}
@@ -50,7 +46,7 @@ func (v *Vault) keptByLaw(ctx context.Context, t *txn, keys *tenantKeys, records
 			return nil, err
 		}
 		for _, k := range all {
-			f, err := w.ask(ctx, k, c, t.now)
+			f, err := w.ask(ctx, k, &alone, t.now)
 			if err != nil {
 				return nil, err
 			}

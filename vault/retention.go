@@ -71,6 +71,10 @@ func (d *Definition) checkRetention(bad func(pointer, rule, detail string)) {
 			bad(at, "retention", "a field's retention has keep; only a collection's has a minimum")
 			continue
 		}
+		if d.KMS == kmsDirect { // whatever its beginning: the record is opened and sealed anew without the value
+			bad(at, "direct", noDirect)
+			continue
+		}
 		d.checkRule(at, f.Retention, bad)
 		if typ, _, err := f.recall(); err == nil && f.Retention.Action == actionAnonymise && !typ.Generalises() {
 			bad(at+"/action", "anonymise", "only dates and postal codes have a general form; other fields are erased")
@@ -107,7 +111,7 @@ func (d *Definition) checkRule(at string, r *Retention, bad func(pointer, rule, 
 }
 
 // noDirect is why rules that need a record's values don't go with kms: direct.
-const noDirect = "a sweep opens no record whose key the KMS wraps itself: with kms direct, rules count from created, updated, revealed or a purpose, and erase"
+const noDirect = "a sweep opens no record whose key the KMS wraps itself: with kms direct, rules count from created, updated, revealed or a purpose, and erase whole records"
 
 // checkAfter checks a beginning that is written in the record itself.
 func (d *Definition) checkAfter(at, after, detail string, bad func(pointer, rule, detail string)) {
@@ -215,6 +219,9 @@ type fate struct {
 	until  *time.Time // when the legal minimum ends, if that is to come
 	next   *time.Time // what due_at is to be: nil if nothing is ever due
 }
+
+// due says whether something of the record is due.
+func (f *fate) due() bool { return f.rule != "" || len(f.fields) > 0 }
 
 // wholly is the number among a record's generalised fields that stands for the record.
 const wholly = subjectField

@@ -32,8 +32,6 @@ type RetentionPlan struct {
 	Outcome               *Sweep // how far that is
 
 	id, collection ID
-	sweep          *ID
-	hash           []byte
 }
 
 // The states of a plan.
@@ -129,11 +127,16 @@ func (v *Vault) MakePlan(ctx context.Context, who Caller, collection string, asO
 	if err != nil {
 		return nil, err
 	}
-	if err := v.workAlong(ctx, who.Tenant, job); err != nil {
+	return v.planAfter(ctx, who.Tenant, p.ID, job)
+}
+
+// planAfter works jobs of a plan, and gives it as it is then.
+func (v *Vault) planAfter(ctx context.Context, tenant ID, plan string, jobs ...string) (p *RetentionPlan, err error) {
+	if err := v.workAlong(ctx, tenant, jobs...); err != nil {
 		return nil, AsError(err)
 	}
-	err = v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
-		p, err = readPlan(ctx, tx, who.Tenant, p.ID, "")
+	err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
+		p, err = readPlan(ctx, tx, tenant, plan, "")
 		return err
 	})
 	return p, err
@@ -176,25 +179,31 @@ func (v *Vault) workAlong(ctx context.Context, tenant ID, jobs ...string) error 
 	return nil
 }
 
+// readPlan reads a plan, and how far its execution is. It doesn't ask whether the plan has expired.
 func readPlan(ctx context.Context, tx pgx.Tx, tenant ID, plan, lock string) (*RetentionPlan, error) {
 	id, ok := parseID(planPrefix, plan)
 	if !ok {
 		return nil, fail(NotFound, "")
 	}
 	p := &RetentionPlan{ID: plan, id: id}
+	var hash []byte
+	var sweep *ID
 	err := tx.QueryRow(ctx, `
 		select p.state, p.collection_id, coalesce(c.name, ''), p.as_of, p.rules, p.counts, p.hash, p.sweep_id, p.created_at, p.expires_at
 		from privault.retention_plans p left join privault.collections c using (tenant_id, collection_id)
 		where p.tenant_id = $1 and p.plan_id = $2 `+lock, tenant, id).
-		Scan(&p.State, &p.collection, &p.Collection, &p.AsOf, &p.Rules, &p.Counts, &p.hash, &p.sweep, &p.Created, &p.Expires)
+		Scan(&p.State, &p.collection, &p.Collection, &p.AsOf, &p.Rules, &p.Counts, &hash, &sweep, &p.Created, &p.Expires)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fail(NotFound, "")
 	}
 	if err != nil {
 		return nil, err
 	}
-	p.Hash, p.Sweep = hex.EncodeToString(p.hash), formatOptional(sweepPrefix, p.sweep)
-	return p, nil
+	p.Hash, p.Sweep = hex.EncodeToString(hash), formatOptional(sweepPrefix, sweep)
+	if sweep != nil {
+		p.Outcome, err = readSweep(ctx, tx, tenant, p.Sweep, "")
+	}
+	return p, err
 }
 
 // GetPlan gives a plan, and how far its execution is.
@@ -215,12 +224,10 @@ func (t *txn) plan(ctx context.Context, plan, lock string) (*RetentionPlan, erro
 	if err != nil {
 		return nil, err
 	}
-	if p.Sweep != "" {
-		p.Outcome, err = t.sweepOf(ctx, p.Sweep, "")
-	} else if !p.Expires.After(t.now) {
+	if p.Sweep == "" && !p.Expires.After(t.now) {
 		p.State = PlanExpired
 	}
-	return p, err
+	return p, nil
 }
 
 // ListPlanItems gives up to limit records of a plan in the order of their ids, from cursor on.
@@ -335,10 +342,10 @@ func (v *Vault) collect(ctx context.Context, b *batch, p *RetentionPlan, c *Coll
 		if err := w.judge(ctx, k, p.AsOf); err != nil {
 			return 0, err
 		}
-		rule, action := k.fate.text()
-		if rule == "" && !k.unreadable {
+		if !k.fate.due() && !k.unreadable {
 			continue
 		}
+		rule, action := k.fate.text()
 		why := k.skipped()
 		if why != "" {
 			at.Counts.Skipped[why]++
@@ -370,7 +377,7 @@ func (f *fate) text() (rule, action string) {
 }
 
 // resume gives the hash as far as it is computed: SHA-256 of a line for the collection and the time, one for each rule, and one for
-// each record in the order of the ids (docs/formats.md).
+// each record in the order of the ids (docs/retention.md).
 func (a *planAt) resume(p *RetentionPlan) (hash.Hash, error) {
 	sum := sha256.New()
 	if a.Sum != nil {
@@ -446,14 +453,7 @@ func (v *Vault) ExecutePlan(ctx context.Context, who Caller, plan, hash string) 
 	if err != nil {
 		return nil, err
 	}
-	if err := v.workAlong(ctx, who.Tenant, jobs...); err != nil {
-		return nil, AsError(err)
-	}
-	err = v.store.data.within(ctx, who.Tenant, func(tx pgx.Tx) error {
-		p, err = (&txn{data: tx, who: who, now: v.now()}).plan(ctx, plan, "")
-		return err
-	})
-	return p, err
+	return v.planAfter(ctx, who.Tenant, plan, jobs...)
 }
 
 // What becomes of an item of a plan beside what keeps it (skipHeld and the others).
@@ -536,20 +536,23 @@ func (s *sweeper) recheck(ctx context.Context, ids []ID, items []PlanItem, asOf 
 	for _, k := range all {
 		byID[k.id] = k
 	}
-	there, err := s.t.data.Query(ctx, `select record_id from privault.records where tenant_id = $1 and record_id = any($2)`, s.t.who.Tenant, ids)
-	if err != nil {
-		return nil, nil, err
-	}
-	left, err := pgx.CollectRows(there, pgx.RowTo[ID])
-	if err != nil {
-		return nil, nil, err
+	left := map[ID]bool{} // those that are there all the same: somebody else has locked them
+	if len(all) < len(ids) {
+		var id ID
+		err := each(ctx, s.t.data, []any{&id}, func() error {
+			left[id] = true
+			return nil
+		}, `select record_id from privault.records where tenant_id = $1 and record_id = any($2)`, s.t.who.Tenant, ids)
+		if err != nil {
+			return nil, nil, err
+		}
 	}
 	var due []*candidate
 	for i, id := range ids {
 		k := byID[id]
 		if k == nil {
 			outcome[id] = itemGone
-			if slices.Contains(left, id) {
+			if left[id] {
 				outcome[id] = itemBusy
 			}
 		} else {
@@ -557,26 +560,16 @@ func (s *sweeper) recheck(ctx context.Context, ids []ID, items []PlanItem, asOf 
 				return nil, nil, err
 			}
 			outcome[id] = k.skipped()
-			if rule, action := k.fate.text(); !k.unreadable && rule != items[i].Rule || action != items[i].Action {
+			if rule, action := k.fate.text(); !k.unreadable && (rule != items[i].Rule || action != items[i].Action) {
 				outcome[id] = itemChanged
 			}
 		}
-		switch outcome[id] {
-		case "":
+		if outcome[id] == "" {
 			outcome[id] = itemDone
 			due = append(due, k)
 			continue
-		case skipHeld:
-			counts.Held++
-		case skipRestricted:
-			counts.Restricted++
-		case skipMinimum:
-			counts.Minimum++
-		case skipUnreadable:
-			counts.Unreadable++
-		default:
-			counts.Due--
 		}
+		counts.stays(outcome[id])
 		counts.Drift[outcome[id]]++
 	}
 	return due, counts, nil

@@ -131,3 +131,34 @@ func TestPlansLookAheadAndExpire(t *testing.T) {
 	_, err = a.MakePlan(t.Context(), a.who, "files", &far)
 	wantKind(t, "twenty years ahead", err, vault.Invalid)
 }
+
+// A record that doesn't open any more when its plan is executed is told as that, and not as changed.
+func TestAPlanTellsWhatItCantRead(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	a.define(t, &vault.Retention{Keep: "P1Y", After: "field:closed"}, nil)
+	broken := a.file(t, "p-0", aFile)
+	a.file(t, "p-1", aFile)
+	p, err := a.MakePlan(t.Context(), a.who, "files", nil)
+	if err != nil || p.Counts.Due != 2 {
+		t.Fatal(p, err)
+	}
+	a.Exec(`update privault.records set sealed = '\x00' where record_id = $1`, vault.RecordID(broken.Record))
+	done, err := a.ExecutePlan(t.Context(), a.who, p.ID, p.Hash)
+	if err != nil || done.Outcome == nil || done.Outcome.State != vault.SweepCompleted {
+		t.Fatal(done, err)
+	}
+	c := done.Outcome.Counts
+	if diff := cmp.Diff(map[string]int64{"unreadable": 1}, c.Drift); diff != "" || c.Unreadable != 1 || c.Due != 2 || c.Deleted != 1 || c.Remaining() != 1 {
+		t.Errorf("%+v, drift (-want +got):\n%s", c, diff)
+	}
+	for _, i := range a.items(t, p.ID) {
+		want := "done"
+		if i.Record == broken.Record {
+			want = "unreadable"
+		}
+		if i.Outcome != want {
+			t.Errorf("the outcome of %s is %q, want %q", i.Record, i.Outcome, want)
+		}
+	}
+}

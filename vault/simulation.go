@@ -118,7 +118,7 @@ func (s *sweeper) simulate(ctx context.Context, sum *Simulation, from, until ID)
 	}
 	dueAt := func(c *candidate, coll *Collection, at time.Time) (bool, error) {
 		f, err := s.ask(ctx, c, coll, at)
-		return f.rule != "" || len(f.fields) > 0, err
+		return f.due(), err
 	}
 	for _, c := range rows {
 		sum.Records++
@@ -146,6 +146,7 @@ func (s *sweeper) simulate(ctx context.Context, sum *Simulation, from, until ID)
 			}
 		}
 	}
+	clear(s.opened) // of a window; those of all would be the whole collection, in clear
 	return nil
 }
 

@@ -58,6 +58,41 @@ func (c *SweepCounts) Remaining() int64 {
 	return max(0, c.Due-c.Deleted-c.Anonymised-c.Held-c.Restricted-c.Minimum)
 }
 
+// stays counts one that stays, by why. What isn't due any more, or is gone, was not to be counted as due.
+func (c *SweepCounts) stays(why string) {
+	switch why {
+	case skipHeld:
+		c.Held++
+	case skipRestricted:
+		c.Restricted++
+	case skipMinimum:
+		c.Minimum++
+	case skipUnreadable:
+		c.Unreadable++
+	default:
+		c.Due--
+	}
+}
+
+// add adds those of a batch.
+func (c *SweepCounts) add(more *SweepCounts) {
+	c.Due, c.Deleted, c.Anonymised = c.Due+more.Due, c.Deleted+more.Deleted, c.Anonymised+more.Anonymised
+	c.Held, c.Restricted, c.Minimum = c.Held+more.Held, c.Restricted+more.Restricted, c.Minimum+more.Minimum
+	c.Unreadable += more.Unreadable
+	if c.Rules == nil {
+		c.Rules = map[string]int64{}
+	}
+	for rule, n := range more.Rules {
+		c.Rules[rule] += n
+	}
+	for why, n := range more.Drift {
+		if c.Drift == nil {
+			c.Drift = map[string]int64{}
+		}
+		c.Drift[why] += n
+	}
+}
+
 // The states of a sweep.
 const (
 	SweepQueued            = "queued"
@@ -144,13 +179,18 @@ func scanSweep(r pgx.CollectableRow) (s Sweep, err error) {
 	return s, err
 }
 
-// sweepOf reads a sweep; lock says how, if at all.
+// sweepOf is readSweep of the caller's tenant.
 func (t *txn) sweepOf(ctx context.Context, sweep, lock string) (*Sweep, error) {
+	return readSweep(ctx, t.data, t.who.Tenant, sweep, lock)
+}
+
+// readSweep reads a sweep; lock says how, if at all.
+func readSweep(ctx context.Context, tx pgx.Tx, tenant ID, sweep, lock string) (*Sweep, error) {
 	id, ok := parseID(sweepPrefix, sweep)
 	if !ok {
 		return nil, fail(NotFound, "")
 	}
-	rows, err := t.data.Query(ctx, selectSweeps+`and s.sweep_id = $2 `+lock, t.who.Tenant, id)
+	rows, err := tx.Query(ctx, selectSweeps+`and s.sweep_id = $2 `+lock, tenant, id)
 	if err != nil {
 		return nil, err
 	}
@@ -323,7 +363,7 @@ func (v *Vault) sweepStep(ctx context.Context, b *batch) (done int, more bool, e
 		return 0, false, err
 	}
 	s, err := b.sweepOf(ctx, formatID(sweepPrefix, p.Sweep), "")
-	if err != nil || s.State != SweepRunning || !p.Began.IsZero() && !sameTime(microseconds(&p.Began), s.Started) {
+	if err != nil || s.State != SweepRunning || !sameTime(microseconds(&p.Began), s.Started) {
 		return 0, false, err
 	}
 	b.entry.Resources = append(b.entry.Resources, resource{Sweep: s.ID})
@@ -355,18 +395,26 @@ func (v *Vault) nextOfLane(ctx context.Context, b *batch, s *Sweep, at *sweepAt,
 	if s.plan != nil {
 		return v.executeBatch(ctx, b, s, at, p)
 	}
-	colls, err := b.scope(ctx, s)
+	rows, err := b.data.Query(ctx, `
+		select collection_id as id, name from privault.collections
+		where tenant_id = $1 and ($2::uuid is null or collection_id = $2) and name collate "C" >= $3 order by name collate "C"`,
+		b.who.Tenant, s.collection, at.Collection)
+	if err != nil {
+		return 0, 0, err
+	}
+	type named struct {
+		ID   ID
+		Name string
+	}
+	colls, err := pgx.CollectRows(rows, pgx.RowToStructByName[named])
 	if err != nil {
 		return 0, 0, err
 	}
 	for _, c := range colls {
-		if c.Name < at.Collection {
-			continue
-		}
 		if c.Name != at.Collection {
 			*at = sweepAt{Collection: c.Name}
 		}
-		if seen, done, err = v.sweepCollection(ctx, b, s, c.id, at, p); err != nil || seen > 0 || s.State != SweepRunning {
+		if seen, done, err = v.sweepCollection(ctx, b, s, c.ID, at, p); err != nil || seen > 0 || s.State != SweepRunning {
 			return seen, done, err
 		}
 	}
@@ -417,26 +465,18 @@ func (v *Vault) sweepCollection(ctx context.Context, b *batch, s *Sweep, id ID, 
 		if err := w.judge(ctx, k, s.AsOf); err != nil {
 			return 0, 0, err
 		}
-		switch why := k.skipped(); {
-		case why == skipUnreadable:
-			counts.Unreadable++
-		case k.fate.rule == "" && len(k.fate.fields) == 0:
-			counts.Due-- // not yet, after all
-			if !sameTime(k.fate.next, k.due) {
-				marks.add(k.id, k.fate.next)
-			}
-		case why == skipMinimum:
-			counts.Minimum++
-			if !sameTime(k.fate.next, k.due) {
-				marks.add(k.id, k.fate.next)
-			}
-		case why == skipHeld:
-			counts.Held++
-		case why == skipRestricted:
-			counts.Restricted++
-		default:
-			due = append(due, k)
+		why := k.skipped()
+		if why != skipUnreadable && !k.fate.due() { // not yet, after all
+			why = itemChanged
 		}
+		switch why {
+		case "":
+			due = append(due, k)
+			continue
+		case itemChanged, skipMinimum:
+			marks.add(k, k.fate.next)
+		}
+		counts.stays(why)
 	}
 	if s.DryRun {
 		w.count(due, &counts)
@@ -466,21 +506,7 @@ func (t *txn) addCounts(ctx context.Context, sweep ID, more *SweepCounts) error 
 	if err != nil {
 		return err
 	}
-	c.Due, c.Deleted, c.Anonymised = c.Due+more.Due, c.Deleted+more.Deleted, c.Anonymised+more.Anonymised
-	c.Held, c.Restricted, c.Minimum = c.Held+more.Held, c.Restricted+more.Restricted, c.Minimum+more.Minimum
-	c.Unreadable += more.Unreadable
-	if c.Rules == nil {
-		c.Rules = map[string]int64{}
-	}
-	for rule, n := range more.Rules {
-		c.Rules[rule] += n
-	}
-	for why, n := range more.Drift {
-		if c.Drift == nil {
-			c.Drift = map[string]int64{}
-		}
-		c.Drift[why] += n
-	}
+	c.add(more)
 	_, err = t.data.Exec(ctx, `update privault.sweeps set counts = $3 where tenant_id = $1 and sweep_id = $2`, t.who.Tenant, sweep, &c)
 	return err
 }

@@ -717,6 +717,23 @@ func TestASweepLeavesWhatItCantRead(t *testing.T) {
 	}
 }
 
+// Whether the law has a record kept is asked of the minimum alone: what the other rules count from may be damaged.
+func TestTheLegalMinimumIsAskedAlone(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	a.define(t, &vault.Retention{Keep: "P1Y", After: "field:closed", Minimum: &vault.Minimum{Keep: "P2Y", Ground: "HGB 257"}}, nil)
+	fields := maps.Clone(aFile)
+	fields["closed"] = time.Now().Format(time.DateOnly)
+	kept, old := a.file(t, "p-1", fields), a.file(t, "p-1", fields)
+	a.age(old.Record, "3 years")
+	a.Exec(`update privault.records set sealed = '\x00'`)
+	err := a.DeleteRecord(t.Context(), a.who, "files", kept.Record, 0)
+	wantKind(t, "the deletion of what the law has kept", err, vault.Conflict)
+	if err := a.DeleteRecord(t.Context(), a.who, "files", old.Record, 0); err != nil || a.records() != 1 {
+		t.Errorf("the deletion of the other one: %v, %d records are left", err, a.records())
+	}
+}
+
 // A sweep whose job has failed has ended, and the schedule goes on with another one.
 func TestASweepThatFailsHasEnded(t *testing.T) {
 	t.Parallel()

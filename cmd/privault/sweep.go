@@ -12,7 +12,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// exitConfirm is that of a sweep that somebody has to confirm, and of one that stopped: cron's mail says why.
+// exitConfirm is that of a sweep that somebody has to confirm, and of one that stopped or failed: cron's mail says why.
 const exitConfirm = 3
 
 type sweepCmd struct {
@@ -35,6 +35,7 @@ type sweepState struct {
 	Held       int64           `json:"held"`
 	Restricted int64           `json:"restricted"`
 	Minimum    int64           `json:"minimum"`
+	Unreadable int64           `json:"unreadable"`
 	Remaining  int64           `json:"remaining"`
 	Braked     json.RawMessage `json:"braked"`
 	Finished   string          `json:"finished_at"`
@@ -84,8 +85,8 @@ func (c *sweepCmd) Run(ctx context.Context) error {
 	if s, err = c.follow(ctx, s); err != nil {
 		return err
 	}
-	fmt.Printf("due %d\ndeleted %d\nanonymised %d\nheld %d\nrestricted %d\nminimum %d\nremaining %d\n",
-		s.Due, s.Deleted, s.Anonymised, s.Held, s.Restricted, s.Minimum, s.Remaining)
+	fmt.Printf("due %d\ndeleted %d\nanonymised %d\nheld %d\nrestricted %d\nminimum %d\nunreadable %d\nremaining %d\n",
+		s.Due, s.Deleted, s.Anonymised, s.Held, s.Restricted, s.Minimum, s.Unreadable, s.Remaining)
 	if s.State != "completed" {
 		return &unfinishedSweep{s}
 	}
@@ -117,8 +118,8 @@ func (c *sweepCmd) follow(ctx context.Context, s sweepState) (sweepState, error)
 			bar.Describe("sweeping")
 			bar.ChangeMax64(max(s.Due, 1))
 		}
-		_ = bar.Set64(min(s.Due, s.Due-s.Remaining)) // it only shows
-		if s.Finished != "" || s.State == "needs_confirmation" || s.State == "failed" {
+		_ = bar.Set64(s.Due - s.Remaining) // it only shows
+		if s.Finished != "" || s.State == "needs_confirmation" {
 			_ = bar.Finish() // likewise
 			return s, nil
 		}
