@@ -1,9 +1,12 @@
 package vault
 
 import (
+	"context"
 	"encoding/base64"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/privault/privault/vault/policy"
 )
 
 // A cursor is where a list goes on, sealed for one list of one tenant: opaque to the caller, and refused if it was
@@ -42,4 +45,30 @@ func pageOf[T any](k *tenantKeys, rows pgx.Rows, scan pgx.RowToFunc[T], list str
 	page = page[:limit]
 	next, err = k.sealCursor(list, at(page[limit-1]))
 	return page, next, err
+}
+
+// readList reads a page of a list, which do gives from the position on that the cursor stands for; at first, "".
+func (v *Vault) readList(ctx context.Context, who Caller, action policy.Action, list, cursor string, do func(t *txn, keys *tenantKeys, from string) error) error {
+	keys, err := v.keyring.of(ctx, who.Tenant)
+	if err != nil {
+		return v.refuseUnopened(ctx, who, action, err)
+	}
+	return v.within(ctx, who, action, func(t *txn) error {
+		if err := t.entry.require(action); err != nil {
+			return err
+		}
+		from, err := keys.openCursor(list, cursor)
+		if err != nil {
+			return err
+		}
+		return do(t, keys, from)
+	})
+}
+
+// idBefore is the id that stands for a position in a list with the newest first.
+func idBefore(prefix, position string) ID {
+	if id, ok := parseID(prefix, position); ok {
+		return id
+	}
+	return lastID
 }

@@ -58,12 +58,16 @@ type ErasureCounts struct {
 // of the data database, and a job clears the rows away. Erasing again gives the same erasure. Where a legal hold keeps any
 // of the records, nothing is erased, and the erasure is deferred until holds no longer keep any. A dry run only counts.
 func (v *Vault) EraseSubject(ctx context.Context, who Caller, reference, reason string, dryRun bool) (Erasure, error) {
+	return v.eraseAsked(ctx, who, reference, Erasure{Reason: reason}, dryRun)
+}
+
+// eraseAsked erases what a caller asks for, all of a person or a scope.
+func (v *Vault) eraseAsked(ctx context.Context, who Caller, reference string, asked Erasure, dryRun bool) (e Erasure, err error) {
 	// Before the transaction: a slow KMS must not hold a connection.
 	keys, err := v.keyring.of(ctx, who.Tenant)
 	if err != nil {
-		return Erasure{}, v.refuseUnopened(ctx, who, policy.Erase, err)
+		return e, v.refuseUnopened(ctx, who, policy.Erase, err)
 	}
-	var e Erasure
 	err = v.within(ctx, who, policy.Erase, func(t *txn) error {
 		if checkSubject(reference, "") != nil {
 			return fail(NotFound, "")
@@ -79,7 +83,7 @@ func (v *Vault) EraseSubject(ctx context.Context, who Caller, reference, reason 
 		if err := t.entry.require(policy.Erase); err != nil {
 			return err
 		}
-		if !slices.Contains(ErasureReasons, reason) {
+		if !slices.Contains(ErasureReasons, asked.Reason) {
 			return invalid("/reason", "reason", "the reasons are "+list(ErasureReasons))
 		}
 		t.entry.Resources = []resource{{Subject: formatOptional(subjectPrefix, w.subject)}}
@@ -91,17 +95,23 @@ func (v *Vault) EraseSubject(ctx context.Context, who Caller, reference, reason 
 			}
 			return t.forgetRequests(ctx, [][]byte{sum}, nil, true) // that were opened since
 		}
-		e = Erasure{State: ErasureDryRun, Reason: reason, Requested: t.now, Counts: w.counts}
-		if dryRun {
-			if err := v.spareLawful(ctx, t, w, &e); err != nil {
-				return err
-			}
-			if e.Counts.DEKs, err = t.countKeys(ctx, w.records); err == nil {
-				e.Counts.Aliases, e.Counts.Entries, err = t.countBound(ctx, w.records)
-			}
+		e = asked
+		e.State, e.Requested = ErasureDryRun, t.now
+		if e.Scope == nil {
+			e.Counts = w.counts
+		} else if err := t.narrow(ctx, w, &e); err != nil {
 			return err
 		}
-		return v.erase(ctx, t, w, &e)
+		if !dryRun {
+			return v.erase(ctx, t, w, &e)
+		}
+		if err := v.spareLawful(ctx, t, w, &e); err != nil {
+			return err
+		}
+		if e.Counts.DEKs, err = t.countKeys(ctx, w.records); err == nil {
+			e.Counts.Aliases, e.Counts.Entries, err = t.countBound(ctx, w.records)
+		}
+		return err
 	})
 	return e, err
 }
@@ -242,18 +252,11 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 	if err := v.spareLawful(ctx, t, w, e); err != nil {
 		return err
 	}
-	if w.part == nil && len(w.kept) > 0 {
-		if err := t.retainLawful(ctx, w.kept, t.now); err != nil {
-			return err
-		}
-	}
-	gone := *w.subject
+	gone, take := *w.subject, v.eraseWhole
 	if w.part != nil {
-		gone = w.part.id
-		if err := v.erasePart(ctx, t, w, e); err != nil {
-			return err
-		}
-	} else if err := v.suppress(ctx, t, w, id); err != nil {
+		gone, take = w.part.id, v.erasePart
+	}
+	if err := take(ctx, t, w, id, e); err != nil {
 		return err
 	}
 	done, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, w.records)
@@ -275,11 +278,6 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 		delete from privault.subjects where tenant_id = $1 and subject_id = $2`, t.who.Tenant, gone); err != nil {
 		return err
 	}
-	if w.part == nil {
-		if err := t.forgetRequests(ctx, [][]byte{w.digest}, nil, true); err != nil {
-			return err
-		}
-	}
 	if err := t.answerWaiting(ctx, id, t.now); err != nil {
 		return err
 	}
@@ -293,6 +291,20 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 	}
 	_, err = t.enqueue(ctx, purgeJob, purgeParams{e.ID})
 	return err
+}
+
+// eraseWhole is what is done only when all of a person goes: what the law has kept becomes nobody's, what the collections ask for stays on
+// the suppression list, and what requests say goes.
+func (v *Vault) eraseWhole(ctx context.Context, t *txn, w *erasable, id ID, _ *Erasure) error {
+	if len(w.kept) > 0 {
+		if err := t.retainLawful(ctx, w.kept, t.now); err != nil {
+			return err
+		}
+	}
+	if err := v.suppress(ctx, t, w, id); err != nil {
+		return err
+	}
+	return t.forgetRequests(ctx, [][]byte{w.digest}, nil, true)
 }
 
 // certify writes and signs the certificate of an erasure: lines of "name: value" under a title, as a signed note. It says

@@ -101,11 +101,6 @@ func (s *stepping) eraseAsAsked() error {
 		if err != nil {
 			return err
 		}
-		if w.held {
-			if err := s.asDeferred(s.ctx, w.digest, &e); err != nil {
-				return err
-			}
-		}
 	}
 	if err := s.vault.erase(s.ctx, s.txn, w, &e); err != nil {
 		return err

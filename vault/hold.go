@@ -168,26 +168,11 @@ func (k *tenantKeys) holdPlace(hold ID) []byte { return append(k.bound("privault
 
 // ListHolds reads up to limit holds, newest first, from cursor on; the next cursor is empty at the end.
 func (v *Vault) ListHolds(ctx context.Context, who Caller, cursor string, limit int) (page []Hold, next string, err error) {
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return nil, "", v.refuseUnopened(ctx, who, policy.ReadHold, err)
-	}
-	err = v.within(ctx, who, policy.ReadHold, func(t *txn) error {
-		if err := t.entry.require(policy.ReadHold); err != nil {
-			return err
-		}
-		before, err := keys.openCursor("holds", cursor)
-		if err != nil {
-			return err
-		}
-		id, ok := parseID(holdPrefix, before)
-		if !ok {
-			id = lastID
-		}
+	err = v.readList(ctx, who, policy.ReadHold, "holds", cursor, func(t *txn, keys *tenantKeys, before string) error {
 		rows, err := t.data.Query(ctx, `
 			select h.hold_id, h.matter, h.reason, h.reference, coalesce(c.name, ''), h.record_id, h.created_at, h.review_at, h.expires_at, h.released_at
 			from privault.holds h left join privault.collections c using (tenant_id, collection_id)
-			where h.tenant_id = $1 and h.hold_id < $2 order by h.hold_id desc limit $3`, who.Tenant, id, limit+1)
+			where h.tenant_id = $1 and h.hold_id < $2 order by h.hold_id desc limit $3`, who.Tenant, idBefore(holdPrefix, before), limit+1)
 		if err != nil {
 			return err
 		}

@@ -325,12 +325,8 @@ func (v *Vault) ListDeliveries(ctx context.Context, who Caller, webhook, state, 
 		if err != nil {
 			return err
 		}
-		id, ok := parseID(deliveryPrefix, before)
-		if !ok {
-			id = lastID
-		}
 		rows, err := t.data.Query(ctx, deliveryColumns+`webhook_id = $2 and delivery_id < $3 and ($4 = '' or state = $4) order by delivery_id desc limit $5`,
-			who.Tenant, w.id, id, state, limit+1)
+			who.Tenant, w.id, idBefore(deliveryPrefix, before), state, limit+1)
 		if err != nil {
 			return err
 		}

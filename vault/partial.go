@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/privault/privault/vault/policy"
 )
 
 // A partial erasure takes some collections' records of a person, or some fields' values, and says what stays and why. Records
@@ -19,7 +17,7 @@ import (
 // go like in a patch: the record is sealed anew without them, and its old key is shredded.
 
 // RetentionGrounds are those on which data of a person who asked for erasure stays: the person asked for no more, or the
-// exceptions of GDPR 17(3)(a) to (e) and CCPA 1798.105(d), in the words of DenialReasons.
+// exceptions of GDPR 17(3)(a) to (e) and CCPA 1798.105(d), in the words of Denials.
 var RetentionGrounds = []string{"not-requested", "freedom-of-expression", "legal-obligation", "public-health", "archiving-or-research", "legal-claims",
 	"needed-for-exception"}
 
@@ -55,53 +53,11 @@ const (
 // ErasePart erases a part of what is held of a person, in one commit. Where a legal hold keeps any of that part, nothing is
 // erased yet, and the erasure is deferred. Of somebody who is erased entirely it gives that erasure.
 func (v *Vault) ErasePart(ctx context.Context, who Caller, reference string, p PartialErasure) (Erasure, error) {
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return Erasure{}, v.refuseUnopened(ctx, who, policy.Erase, err)
+	asked := Erasure{Reason: p.Reason, Scope: p.Scope, Retained: p.Retained}
+	if asked.Scope == nil {
+		asked.Scope = []ErasurePart{} // which is refused: nil means everything
 	}
-	var e Erasure
-	err = v.within(ctx, who, policy.Erase, func(t *txn) error {
-		if checkSubject(reference, "") != nil {
-			return fail(NotFound, "")
-		}
-		sum, err := t.subjectDigest(ctx, keys, reference)
-		if err != nil {
-			return err
-		}
-		w, err := t.lockForErasure(ctx, sum)
-		if err != nil {
-			return err
-		}
-		if err := t.entry.require(policy.Erase); err != nil {
-			return err
-		}
-		if !slices.Contains(ErasureReasons, p.Reason) {
-			return invalid("/reason", "reason", "the reasons are "+list(ErasureReasons))
-		}
-		t.entry.Resources = []resource{{Subject: formatOptional(subjectPrefix, w.subject)}}
-		if w.subject == nil {
-			e = *w.earlier
-			t.entry.Resources[0].Erasure = e.ID
-			return nil
-		}
-		e = Erasure{State: ErasureDryRun, Reason: p.Reason, Requested: t.now, Scope: p.Scope, Retained: p.Retained}
-		if err := t.narrow(ctx, w, &e); err != nil {
-			return err
-		}
-		if w.held {
-			if err := t.asDeferred(ctx, sum, &e); err != nil {
-				return err
-			}
-		}
-		if p.DryRun {
-			if e.Counts.DEKs, err = t.countKeys(ctx, w.records); err == nil {
-				e.Counts.Aliases, e.Counts.Entries, err = t.countBound(ctx, w.records)
-			}
-			return err
-		}
-		return v.erase(ctx, t, w, &e)
-	})
-	return e, err
+	return v.eraseAsked(ctx, who, reference, asked, p.DryRun)
 }
 
 // again prepares an erasure that was asked for before; false: there is nothing to do, or it can't be done as it stands. Of a partial
@@ -218,24 +174,16 @@ type linePart struct {
 // doesn't, its key is gone, and they with it. It gives the part that it found.
 func (v *Vault) replayPart(ctx context.Context, t *txn, e *lineErasure) (*portion, error) {
 	w := &erasable{subject: (*ID)(&e.Subjects[0])}
-	again := &Erasure{Scope: e.Part.Scope}
-	if err := t.narrow(ctx, w, again); err != nil && AsError(err).Kind != Invalid {
+	if err := t.narrow(ctx, w, e.erasure()); err != nil && AsError(err).Kind != Invalid {
 		return nil, err
 	}
-	kept := func(id ID) bool {
-		return slices.ContainsFunc(e.Kept, func(k lineKept) bool { return ID(k.Record) == id })
+	for i := range w.part.values {
+		w.part.values[i].records = slices.DeleteFunc(w.part.values[i].records, func(id ID) bool {
+			return slices.ContainsFunc(e.Kept, func(k lineKept) bool { return ID(k.Record) == id })
+		})
 	}
-	if len(w.part.values) > 0 { // otherwise no key is needed, and one that is away keeps nobody from replaying
-		r, err := v.readerFor(ctx, t)
-		if err != nil {
-			return nil, err
-		}
-		for i := range w.part.values {
-			w.part.values[i].records = slices.DeleteFunc(w.part.values[i].records, kept)
-			if _, _, err := r.eraseValues(ctx, t, &w.part.values[i]); err != nil {
-				return nil, err
-			}
-		}
+	if err := v.takeValues(ctx, t, w.part); err != nil {
+		return nil, err
 	}
 	return w.part, t.split(ctx, ID(e.Part.ID), unpackIDs(e.Records))
 }
@@ -256,7 +204,11 @@ type portionValues struct {
 	collection string
 	fields     []string
 	records    []ID
-	taken      []string // those that held some, and hold something else
+
+	// By takeValues:
+	taken   []string // records that held some, and hold something else
+	emptied []ID     // those that hold nothing else, or don't open any more: they are left alone
+	count   int      // of the values
 }
 
 // heldIn is what a collection holds of a person.
@@ -268,7 +220,8 @@ type heldIn struct {
 // nothingInScope is the fault of a part that holds nothing of the person.
 var nothingInScope = FieldError{"/scope", "nothing-held"}
 
-// narrow narrows what is to be erased to a scope. It counts what stays, of which the erasure must say why.
+// narrow narrows what is to be erased to a scope. It counts what stays, of which the erasure must say why. One that a hold defers and that is
+// deferred already goes on under its id.
 func (t *txn) narrow(ctx context.Context, w *erasable, e *Erasure) error {
 	holdings, err := t.holdings(ctx, *w.subject)
 	if err != nil {
@@ -315,7 +268,10 @@ func (t *txn) narrow(ctx context.Context, w *erasable, e *Erasure) error {
 	e.Retained = retained(e.Retained, stay, t.now, &faults)
 	w.counts.Records = len(w.records)
 	e.Counts = w.counts
-	return faults.err()
+	if err := faults.err(); err != nil || !w.held || e.ID != "" {
+		return err
+	}
+	return t.asDeferred(ctx, w.digest, e)
 }
 
 // retained gives what stays in each collection, with the ground that was named for it.
@@ -358,22 +314,16 @@ func (t *txn) holdings(ctx context.Context, subject ID) (map[string]*heldIn, err
 }
 
 // erasePart takes the values, and gives the records of which nothing is left, and those that go anyway, to the subject of their own.
-func (v *Vault) erasePart(ctx context.Context, t *txn, w *erasable, e *Erasure) error {
-	r, err := v.readerFor(ctx, t)
-	if err != nil {
+func (v *Vault) erasePart(ctx context.Context, t *txn, w *erasable, _ ID, e *Erasure) error {
+	if err := v.takeValues(ctx, t, w.part); err != nil {
 		return err
 	}
-	for i := range w.part.values {
-		values := &w.part.values[i]
-		emptied, taken, err := r.eraseValues(ctx, t, values)
-		if err != nil {
-			return err
-		}
-		w.records = append(w.records, emptied...)
-		e.Counts.Values += taken
+	for _, values := range w.part.values {
+		w.records = append(w.records, values.emptied...)
+		e.Counts.Values += values.count
 		for j := range e.Retained {
 			if e.Retained[j].Collection == values.collection {
-				e.Retained[j].Records -= len(emptied)
+				e.Retained[j].Records -= len(values.emptied)
 			}
 		}
 	}
@@ -402,53 +352,57 @@ func (p *portion) affected() (all []affected) {
 	return all
 }
 
-func (v *Vault) readerFor(ctx context.Context, t *txn) (*reader, error) {
-	keys, err := v.keyring.of(ctx, t.who.Tenant)
+// takeValues seals records anew without the values that a part takes. Without any, no key is needed, and one that is away keeps nobody
+// from erasing.
+func (v *Vault) takeValues(ctx context.Context, t *txn, p *portion) error {
+	if len(p.values) == 0 {
+		return nil
+	}
+	r, err := v.readerFor(ctx, t)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if keys, err = t.holdKeys(ctx, keys); err != nil {
-		return nil, err
-	}
-	return v.newReader(keys, t.entry), nil
-}
-
-// eraseValues seals records anew without some fields' values. It gives the records that would hold nothing any more, which it
-// leaves alone, and how many values it took.
-func (r *reader) eraseValues(ctx context.Context, t *txn, p *portionValues) (emptied []ID, taken int, err error) {
-	for _, id := range p.records {
-		o, err := r.openForUpdate(ctx, t, p.collection, id)
-		if err != nil && AsError(err).Kind == NotFound { // expired, or of a key that is gone
-			emptied = append(emptied, id)
-			continue
-		}
-		if err != nil {
-			return nil, 0, err
-		}
-		remove, stays := []string{}, false
-		for _, box := range o.boxes {
-			switch f := o.coll.byNumber(box.Field); {
-			case f == nil:
-			case slices.Contains(p.fields, f.name):
-				remove = append(remove, f.name)
-			default:
-				stays = true
+	for i := range p.values {
+		for _, id := range p.values[i].records {
+			if err := r.takeFrom(ctx, t, &p.values[i], id); err != nil {
+				return err
 			}
 		}
-		if len(remove) == 0 {
-			continue
-		}
-		taken += len(remove)
-		if !stays {
-			emptied = append(emptied, id)
-			continue
-		}
-		if _, err := r.patch(ctx, t, o, Patch{Remove: remove, erasing: true}); err != nil {
-			return nil, 0, err
-		}
-		p.taken = append(p.taken, o.id)
 	}
-	return emptied, taken, nil
+	return nil
+}
+
+// takeFrom is takeValues of one record.
+func (r *reader) takeFrom(ctx context.Context, t *txn, p *portionValues, id ID) error {
+	o, err := r.openForUpdate(ctx, t, p.collection, id)
+	if err != nil && AsError(err).Kind == NotFound { // expired, or of a key that is gone
+		p.emptied = append(p.emptied, id)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	remove, stays := []string{}, false
+	for _, box := range o.boxes {
+		switch f := o.coll.byNumber(box.Field); {
+		case f == nil:
+		case slices.Contains(p.fields, f.name):
+			remove = append(remove, f.name)
+		default:
+			stays = true
+		}
+	}
+	if len(remove) == 0 {
+		return nil
+	}
+	p.count += len(remove)
+	if !stays {
+		p.emptied = append(p.emptied, id)
+		return nil
+	}
+	p.taken = append(p.taken, o.id)
+	_, err = r.patch(ctx, t, o, Patch{Remove: remove, erasing: true})
+	return err
 }
 
 // scopeText is a scope as a certificate says it.

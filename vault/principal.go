@@ -43,18 +43,7 @@ type Key struct {
 // ListPrincipals reads up to limit principals in the order of their names, from cursor on; the next cursor is empty at
 // the end.
 func (v *Vault) ListPrincipals(ctx context.Context, who Caller, cursor string, limit int) (page []Principal, next string, err error) {
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return nil, "", v.refuseUnopened(ctx, who, policy.ManagePrincipals, err)
-	}
-	err = v.within(ctx, who, policy.ManagePrincipals, func(t *txn) error {
-		if err := t.entry.require(policy.ManagePrincipals); err != nil {
-			return err
-		}
-		after, err := keys.openCursor("principals", cursor)
-		if err != nil {
-			return err
-		}
+	err = v.readList(ctx, who, policy.ManagePrincipals, "principals", cursor, func(t *txn, keys *tenantKeys, after string) error {
 		rows, err := t.data.Query(ctx, `
 			select principal_id, name, roles, coalesce(authority, ''), coalesce(subject, ''), created_at, disabled_at
 			from privault.principals where tenant_id = $1 and name > $2 order by name limit $3`, who.Tenant, after, limit+1)

@@ -177,18 +177,7 @@ func (v *Vault) GetPurpose(ctx context.Context, who Caller, name string) (p *Pur
 
 // ListPurposes gives up to limit purposes in the order of their names, from cursor on; the next cursor is empty at the end.
 func (v *Vault) ListPurposes(ctx context.Context, who Caller, cursor string, limit int) (page []*Purpose, next string, err error) {
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return nil, "", v.refuseUnopened(ctx, who, policy.ReadPurposes, err)
-	}
-	err = v.within(ctx, who, policy.ReadPurposes, func(t *txn) error {
-		if err := t.entry.require(policy.ReadPurposes); err != nil {
-			return err
-		}
-		after, err := keys.openCursor("purposes", cursor)
-		if err != nil {
-			return err
-		}
+	err = v.readList(ctx, who, policy.ReadPurposes, "purposes", cursor, func(t *txn, keys *tenantKeys, after string) error {
 		rows, err := t.data.Query(ctx, purposeColumns+`where tenant_id = $1 and name > $2 order by name limit $3`, who.Tenant, after, limit+1)
 		if err != nil {
 			return err

@@ -144,25 +144,10 @@ func (v *Vault) ReportLeakedKey(ctx context.Context, key string) error {
 
 // ListAlarms reads up to limit alarms, newest first, from cursor on; the next cursor is empty at the end.
 func (v *Vault) ListAlarms(ctx context.Context, who Caller, cursor string, limit int) (page []Alarm, next string, err error) {
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return nil, "", v.refuseUnopened(ctx, who, policy.ReadAlarms, err)
-	}
-	err = v.within(ctx, who, policy.ReadAlarms, func(t *txn) error {
-		if err := t.entry.require(policy.ReadAlarms); err != nil {
-			return err
-		}
-		before, err := keys.openCursor("alarms", cursor)
-		if err != nil {
-			return err
-		}
-		id, ok := parseID(alarmPrefix, before)
-		if !ok {
-			id = lastID
-		}
+	err = v.readList(ctx, who, policy.ReadAlarms, "alarms", cursor, func(t *txn, keys *tenantKeys, before string) error {
 		rows, err := t.data.Query(ctx, `
 			select alarm_id, kind, principal_id, credential_id, network, raised_at, counted, usual, response, expires_at, lifted_at
-			from privault.alarms where tenant_id = $1 and alarm_id < $2 order by alarm_id desc limit $3`, who.Tenant, id, limit+1)
+			from privault.alarms where tenant_id = $1 and alarm_id < $2 order by alarm_id desc limit $3`, who.Tenant, idBefore(alarmPrefix, before), limit+1)
 		if err != nil {
 			return err
 		}

@@ -184,6 +184,18 @@ func (v *Vault) newReader(keys *tenantKeys, e *entry) *reader {
 	return &reader{vault: v, keys: keys, entry: e, opened: map[ID]*opened{}, sights: map[sight]*seen{}}
 }
 
+// readerFor gives a reader to an operation that didn't fetch the keys before its transaction.
+func (v *Vault) readerFor(ctx context.Context, t *txn) (*reader, error) {
+	keys, err := v.keyring.of(ctx, t.who.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	if keys, err = t.holdKeys(ctx, keys); err != nil {
+		return nil, err
+	}
+	return v.newReader(keys, t.entry), nil
+}
+
 // opened is a record whose DEK is unwrapped.
 type opened struct {
 	id    string

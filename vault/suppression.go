@@ -352,24 +352,9 @@ func scanSuppressed(r pgx.CollectableRow) (*Suppressed, error) {
 
 // ListSuppressions gives up to limit entries of the list, newest first, from cursor on; the next cursor is empty at the end.
 func (v *Vault) ListSuppressions(ctx context.Context, who Caller, cursor string, limit int) (page []*Suppressed, next string, err error) {
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return nil, "", v.refuseUnopened(ctx, who, policy.ReadSuppressions, err)
-	}
-	err = v.within(ctx, who, policy.ReadSuppressions, func(t *txn) error {
-		if err := t.entry.require(policy.ReadSuppressions); err != nil {
-			return err
-		}
-		before, err := keys.openCursor("suppressions", cursor)
-		if err != nil {
-			return err
-		}
-		id, ok := parseID(suppressionPrefix, before)
-		if !ok {
-			id = lastID
-		}
+	err = v.readList(ctx, who, policy.ReadSuppressions, "suppressions", cursor, func(t *txn, keys *tenantKeys, before string) error {
 		rows, err := t.data.Query(ctx, selectSuppressions+` and suppression_id < $2
-			group by suppression_id order by suppression_id desc limit $3`, who.Tenant, id, limit+1)
+			group by suppression_id order by suppression_id desc limit $3`, who.Tenant, idBefore(suppressionPrefix, before), limit+1)
 		if err != nil {
 			return err
 		}

@@ -217,23 +217,8 @@ func (v *Vault) GetSweep(ctx context.Context, who Caller, sweep string) (s *Swee
 
 // ListSweeps gives up to limit sweeps, newest first, from cursor on; the next cursor is empty at the end.
 func (v *Vault) ListSweeps(ctx context.Context, who Caller, cursor string, limit int) (page []Sweep, next string, err error) {
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return nil, "", v.refuseUnopened(ctx, who, policy.ReadRetention, err)
-	}
-	err = v.within(ctx, who, policy.ReadRetention, func(t *txn) error {
-		if err := t.entry.require(policy.ReadRetention); err != nil {
-			return err
-		}
-		before, err := keys.openCursor("sweeps", cursor)
-		if err != nil {
-			return err
-		}
-		id, ok := parseID(sweepPrefix, before)
-		if !ok {
-			id = lastID
-		}
-		rows, err := t.data.Query(ctx, selectSweeps+`and s.sweep_id < $2 order by s.sweep_id desc limit $3`, who.Tenant, id, limit+1)
+	err = v.readList(ctx, who, policy.ReadRetention, "sweeps", cursor, func(t *txn, keys *tenantKeys, before string) error {
+		rows, err := t.data.Query(ctx, selectSweeps+`and s.sweep_id < $2 order by s.sweep_id desc limit $3`, who.Tenant, idBefore(sweepPrefix, before), limit+1)
 		if err != nil {
 			return err
 		}

@@ -231,18 +231,7 @@ func orNotFound(err error) error {
 // ListTransforms reads up to limit transforms in the order of their names, from cursor on; the next cursor is empty at
 // the end.
 func (v *Vault) ListTransforms(ctx context.Context, who Caller, cursor string, limit int) (page []*Transform, next string, err error) {
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return nil, "", v.refuseUnopened(ctx, who, policy.ReadTransform, err)
-	}
-	err = v.within(ctx, who, policy.ReadTransform, func(t *txn) error {
-		if err := t.entry.require(policy.ReadTransform); err != nil {
-			return err
-		}
-		after, err := keys.openCursor("transforms", cursor)
-		if err != nil {
-			return err
-		}
+	err = v.readList(ctx, who, policy.ReadTransform, "transforms", cursor, func(t *txn, keys *tenantKeys, after string) error {
 		rows, err := t.data.Query(ctx, transformColumns+`name > $2 order by name limit $3`, who.Tenant, after, limit+1)
 		if err != nil {
 			return err

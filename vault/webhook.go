@@ -355,18 +355,7 @@ func (v *Vault) GetWebhook(ctx context.Context, who Caller, name string) (w *Web
 
 // ListWebhooks gives up to limit webhooks in the order of their names, from cursor on; the next cursor is empty at the end.
 func (v *Vault) ListWebhooks(ctx context.Context, who Caller, cursor string, limit int) (page []*Webhook, next string, err error) {
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return nil, "", v.refuseUnopened(ctx, who, policy.ReadWebhooks, err)
-	}
-	err = v.within(ctx, who, policy.ReadWebhooks, func(t *txn) error {
-		if err := t.entry.require(policy.ReadWebhooks); err != nil {
-			return err
-		}
-		after, err := keys.openCursor("webhooks", cursor)
-		if err != nil {
-			return err
-		}
+	err = v.readList(ctx, who, policy.ReadWebhooks, "webhooks", cursor, func(t *txn, keys *tenantKeys, after string) error {
 		rows, err := t.data.Query(ctx, webhookColumns+`name > $2 order by name limit $3`, who.Tenant, after, limit+1)
 		if err != nil {
 			return err
