@@ -23,24 +23,24 @@
 //
 // # The files
 //
-//	the gate      gate commit group store errors trail decide fetch
+//	the gate      gate commit group store errors trail decide fetch refusal (calls that end before)
 //	keys          kek keyring direct rotation uses move generation (who knows the newest) late rewrap redigest (what old keys
 //	              made) retire orphan inventory versioned secret
 //	schemas       collection field
 //	retention     retention lifetime revealed minimum (what is due), sweeper disposal (what becomes of it), sweep retention_plan, brake
 //	              simulation (before it does harm), retention_summary
-//	values        tokenize record reveal resolve token
+//	values        tokenize record reveal resolve token export (the way out)
 //	aliases       alias mint (their texts); index search (blind indexes); bind bond rebind lookup (what ties records to both,
 //	              when they are made, committed, changed and read); reissue (new tokens for old)
 //	transforms    transform
 //	behaviour     budget (enumeration); alarm (what is sudden), response (what is done about it)
 //	who may what  tenant principal credential outsider; policies purpose law explain
-//	people        subject hold erasure; consent fact (what they said, as the policy sees it)
-//	requests      request step (the states) fulfil (what is done) clock overdue (the dates) denial
+//	people        subject hold erasure partial; consent fact (what they said, as the policy sees it)
+//	requests      request step (the states) fulfil (what is done) clock overdue (the dates) denial tally (the year's counts)
 //	packages      package (what a person gets) processing (what it is told) delivery (once)
 //	backups       ledger (what a restored database is told again) fence (that it was) replay drill
 //	who is told   webhook event (in the transaction of the cause) outbox (sending) recipient (who has acknowledged an erasure)
 //	who stays out suppression
-//	evidence      log sequencer safekeeping (the Merkle log); evidence disclosure (reading it)
-//	beside        jobs idempotency cursor id metrics
+//	evidence      log sequencer safekeeping witness (the Merkle log); evidence disclosure shipping (reading it); prune; reconcile
+//	beside        jobs idempotency cursor id metrics doctor
 package vault

@@ -43,7 +43,7 @@ const (
 
 // Drill replays the ledger on scratch databases and tries to read those whom it has as erased, past every policy. The vault is one
 // that was opened for Restoring.
-func (v *Vault) Drill(ctx context.Context, progress func(done, total int)) (d Drill, err error) {
+func (v *Vault) Drill(ctx context.Context) (d Drill, err error) {
 	erased, err := v.erasedIn(ctx)
 	if err != nil {
 		return d, err
@@ -54,7 +54,7 @@ func (v *Vault) Drill(ctx context.Context, progress func(done, total int)) (d Dr
 	for _, ids := range erased {
 		d.Erased += len(ids)
 	}
-	if d.Replay, err = v.ReplayLedger(ctx, progress); err != nil {
+	if d.Replay, err = v.ReplayLedger(ctx, func(int, int) {}); err != nil {
 		return d, err
 	}
 	if d.After, err = v.tryAll(ctx, erased); err != nil {
@@ -73,10 +73,10 @@ func (v *Vault) Drill(ctx context.Context, progress func(done, total int)) (d Dr
 
 // erasedIn finds the records that the database still has of whom the ledger has as erased, by tenant.
 func (v *Vault) erasedIn(ctx context.Context) (map[ID][]ID, error) {
-	k, _, _, err := v.behind(ctx)
-	if err != nil {
+	if err := v.ledger.refresh(); err != nil {
 		return nil, err
 	}
+	k := v.ledger.knows()
 	erased := map[ID][]ID{}
 	for _, p := range k.pending {
 		if p.kind != erasureLine || !p.done {
@@ -88,15 +88,11 @@ func (v *Vault) erasedIn(ctx context.Context) (map[ID][]ID, error) {
 		}
 		err = v.store.data.within(ctx, p.tenant, func(tx pgx.Tx) error {
 			var id ID
-			subjects := make([]ID, len(line.Erasure.Subjects))
-			for i, s := range line.Erasure.Subjects {
-				subjects[i] = ID(s)
-			}
 			return each(ctx, tx, []any{&id}, func() error {
 				erased[p.tenant] = append(erased[p.tenant], id)
 				return nil
 			}, `select record_id from privault.records where tenant_id = $1 and (subject_id = any($2) or record_id = any($3))`,
-				p.tenant, subjects, unpackIDs(line.Erasure.Records))
+				p.tenant, line.Erasure.subjects(), unpackIDs(line.Erasure.Records))
 		})
 		if err != nil {
 			return nil, err
@@ -161,6 +157,7 @@ func (v *Vault) try500(ctx context.Context, tenant ID, ids []ID) (opened int, er
 		return 0, err
 	}
 	r := v.newReader(keys, e)
+	r.whole = true // what opens counts, due or not
 	r.unwrap(ctx, rows)
 	for _, row := range rows {
 		o, err := r.open(ctx, row)

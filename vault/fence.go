@@ -124,10 +124,8 @@ func (v *Vault) openLedger(ctx context.Context, c Config) error {
 	}
 	known := (*applied)(nil)
 	settled := int64(1<<63 - 1)
-	wanted := []int64{}
 	for _, a := range all {
 		settled = min(settled, a.seq)
-		wanted = append(wanted, a.seq)
 		if a.ledger != nil && (known == nil || a.highest() > known.highest()) {
 			known = a
 		}
@@ -137,7 +135,7 @@ func (v *Vault) openLedger(ctx context.Context, c Config) error {
 		return nil
 	}
 	v.ledger = newLedger(c.Ledger, c.Restoring, v.now, v.log)
-	found, err := v.ledger.open(settled, wanted...)
+	found, err := v.ledger.open(settled)
 	if err != nil {
 		return err
 	}
@@ -148,7 +146,7 @@ func (v *Vault) openLedger(ctx context.Context, c Config) error {
 	}
 	if errors.Is(err, errLedgerLost) && c.LostLedger {
 		if err = v.goOnWithout(known, found); err == nil {
-			found = v.ledger.read > 0
+			found = true
 		}
 	}
 	if err != nil {
@@ -192,10 +190,15 @@ func (v *Vault) goOnWithout(known *applied, found bool) error {
 	if after := l.header.After; found && after != nil && ID(after.Ledger) == *known.ledger {
 		return nil
 	}
+	if found && l.readOnly {
+		return fmt.Errorf("%w: %s is not the one that goes on from it", errLedgerLost, l.path)
+	}
 	if found {
 		if err := l.setAside(); err != nil {
 			return err
 		}
+		l = newLedger(l.path, l.readOnly, l.now, l.log)
+		v.ledger = l
 	}
 	return l.create(v.deployment, &lostLedger{Ledger: uuid.UUID(*known.ledger), Seq: known.highest()})
 }
@@ -330,6 +333,11 @@ func (v *Vault) inspect(ctx context.Context, c *pgx.Conn, schemas ...string) err
 	if err != nil {
 		return err
 	}
+	return v.compareLedger(ctx, k, all)
+}
+
+// compareLedger raises the fence if databases that were asked after k was known are behind.
+func (v *Vault) compareLedger(ctx context.Context, k *knowledge, all []*applied) error {
 	for _, a := range all {
 		if a.ledger == nil {
 			v.ledger.normalise(a)
@@ -363,14 +371,8 @@ func (v *Vault) WatchLedger(ctx context.Context) error {
 	if err != nil {
 		return err // of a new connection, which has raised the fence, too
 	}
-	for _, a := range all {
-		if a.ledger == nil {
-			v.ledger.normalise(a)
-		}
-	}
-	if behind := v.ledger.judge(k, all); behind != nil {
-		v.raiseFence(ctx, behind)
-		return behind
+	if err := v.compareLedger(ctx, k, all); err != nil {
+		return err
 	}
 	age := intentAge
 	if !v.fence.opened.Load() {

@@ -340,7 +340,7 @@ func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do
 	}
 	switch {
 	case err == nil:
-		if v.ledger != nil {
+		if v.ledger != nil && len(t.lines) > 0 { // it has a lock, under which files are waited for
 			v.ledger.committed(t.lines)
 		}
 		v.watcher.see(t.entry) // of one that failed, refuse has its entry committed, which sees it
@@ -374,7 +374,7 @@ func (v *Vault) try(ctx context.Context, who Caller, action policy.Action, do fu
 // undone does work of which only what it found out stays: whatever it stored is taken back, and the entry says that
 // it was tried.
 func (t *txn) undone(ctx context.Context, do func() error) error {
-	data, keys, named, touched := t.data, t.keys, len(t.entry.Resources), len(t.entry.touched)
+	data, keys, named, touched, lines := t.data, t.keys, len(t.entry.Resources), len(t.entry.touched), len(t.lines)
 	savepoint, err := data.Begin(ctx)
 	if err != nil {
 		return err
@@ -393,7 +393,7 @@ func (t *txn) undone(ctx context.Context, do func() error) error {
 	}
 	err = errors.Join(err, savepoint.Rollback(ctx))
 	t.data, t.keys, t.shredLater = data, keys, nil
-	t.entry.touched = t.entry.touched[:touched]
+	t.entry.touched, t.lines = t.entry.touched[:touched], t.lines[:lines]
 	for i := range t.entry.Resources[named:] {
 		r := &t.entry.Resources[named+i]
 		r.Version, r.Sealed, r.Outcome = 0, nil, outcomeTried

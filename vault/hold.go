@@ -220,7 +220,7 @@ func (v *Vault) ReleaseHold(ctx context.Context, who Caller, hold string) error 
 		if err := t.entry.require(policy.ReleaseHold); err != nil {
 			return err
 		}
-		t.enter(&ledgerLine{Kind: releaseLine, Hold: &lineHold{ID: *idInLine(id), At: t.now}})
+		t.enter(&ledgerLine{Kind: releaseLine, Hold: &lineHold{ID: lineID(id), At: t.now}})
 		_, err = t.enqueue(ctx, deferredJob, struct{}{})
 		return err
 	})

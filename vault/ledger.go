@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -37,7 +36,7 @@ type ledger struct {
 	readOnly bool
 	now      func() time.Time
 	log      *slog.Logger
-	writes   *group[*scribble]
+	writes   *group[[]*ledgerLine]
 
 	mu     sync.Mutex
 	file   *os.File
@@ -45,7 +44,6 @@ type ledger struct {
 	read   int64             // how far the file is read: the end of a line
 	last   int64             // the last line that was read
 	tip    [sha256.Size]byte // its hash
-	wanted map[int64]bool    // lines whose hash is wanted, from before the settled ones are forgotten
 	hashes map[int64][sha256.Size]byte
 	beyond map[int64]*pendingLine // lines behind settled
 	broken error                  // what stands in the file may not be durable; it stays so until the server opens it anew
@@ -116,22 +114,19 @@ type lostLedger struct {
 	Seq    int64  `json:"seq"`
 }
 
-// scribble is what one caller wants written: the lines get their numbers when they are.
-type scribble struct{ lines []*ledgerLine }
-
 // errLedgerLost is a ledger that isn't the one that the database knows.
 var errLedgerLost = errors.New("the ledger that this database knows is lost")
 
 func newLedger(path string, readOnly bool, now func() time.Time, log *slog.Logger) *ledger {
 	l := &ledger{path: path, readOnly: readOnly, now: now, log: log,
-		wanted: map[int64]bool{}, hashes: map[int64][sha256.Size]byte{}, beyond: map[int64]*pendingLine{}}
+		hashes: map[int64][sha256.Size]byte{}, beyond: map[int64]*pendingLine{}}
 	// Who waits while one write is being made durable shares the next.
 	l.writes = newGroup(1, 10_000, tripLimit, l.writeTogether)
 	return l
 }
 
 // open opens the file and reads it to its end; false: there is none, or nothing in it. Lines up to settled are only held against the chain.
-func (l *ledger) open(settled int64, wanted ...int64) (found bool, err error) {
+func (l *ledger) open(settled int64) (found bool, err error) {
 	flags := os.O_RDWR | os.O_APPEND
 	if l.readOnly {
 		flags = os.O_RDONLY
@@ -144,9 +139,6 @@ func (l *ledger) open(settled int64, wanted ...int64) (found bool, err error) {
 		return false, fmt.Errorf("the ledger: %w", err)
 	}
 	l.settled = settled
-	for _, seq := range wanted {
-		l.wanted[seq] = true
-	}
 	if err := l.refresh(); err != nil {
 		return false, err
 	}
@@ -179,26 +171,17 @@ func (l *ledger) create(deployment ID, after *lostLedger) error {
 	if err != nil && !errors.Is(err, begun) {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(l.path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return syncFolder(l.path)
 }
 
-// setAside renames a file that can't be gone on with.
+// setAside closes and renames a file that can't be gone on with.
 func (l *ledger) setAside() error {
-	if l.file != nil {
-		_ = l.file.Close() // it was read only
-	}
+	l.close()
 	to := l.path + ".lost-" + l.now().UTC().Format("20060102T150405Z")
 	l.log.Warn("the ledger is not the one that the database knows; it is set aside", "file", to)
-	if err := os.Rename(l.path, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Rename(l.path, to); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	fresh := newLedger(l.path, l.readOnly, l.now, l.log)
-	l.file, l.read, l.last, l.tip, l.header = nil, 0, 0, fresh.tip, fresh.header
-	l.wanted, l.hashes, l.beyond = fresh.wanted, fresh.hashes, fresh.beyond
 	return nil
 }
 
@@ -217,13 +200,13 @@ func (l *ledger) write(ctx context.Context, lines []*ledgerLine) error {
 	if l.readOnly {
 		return errors.New("this ledger is only read")
 	}
-	return l.writes.ride(ctx, &scribble{lines}, len(lines))
+	return l.writes.ride(ctx, lines, len(lines))
 }
 
-func (l *ledger) writeTogether(_ context.Context, rs []rider[*scribble]) {
+func (l *ledger) writeTogether(_ context.Context, rs []rider[[]*ledgerLine]) {
 	var lines []*ledgerLine
 	for _, r := range rs {
-		lines = append(lines, r.cargo.lines...)
+		lines = append(lines, r.cargo...)
 	}
 	err := l.append(lines, nil)
 	for _, r := range rs {
@@ -365,7 +348,7 @@ func (l *ledger) take(raw []byte) error {
 		return errors.New("the next line does not follow it")
 	}
 	hash := sha256.Sum256(raw)
-	if l.wanted[line.Seq] || line.Seq > l.settled {
+	if line.Seq >= l.settled {
 		l.hashes[line.Seq] = hash
 	}
 	if line.Seq > l.settled && line.Kind.takesEffect() {

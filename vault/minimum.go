@@ -86,7 +86,7 @@ func (v *Vault) spareLawful(ctx context.Context, t *txn, w *erasable, e *Erasure
 	}
 	stays, of := map[ID]bool{}, map[string]int{}
 	for _, k := range kept {
-		w.kept = append(w.kept, lineKept{*idInLine(k.id), k.coll.minimum.mark(&k.until)})
+		w.kept = append(w.kept, lineKept{lineID(k.id), k.coll.minimum.mark(&k.until)})
 		stays[k.id] = true
 		i, named := of[k.coll.Name]
 		if !named {

@@ -99,16 +99,9 @@ func unpackIDs(packed []byte) []ID {
 	return ids
 }
 
-func optionalInLine(id *ID) *lineID {
-	if id == nil {
-		return nil
-	}
-	return idInLine(*id)
-}
-
 // enterErasure tells the ledger of an erasure that is about to be committed.
 func (t *txn) enterErasure(w *erasable, id ID, e *Erasure) {
-	line := &ledgerLine{Kind: deferralLine, Erasure: &lineErasure{ID: *idInLine(id), Digest: w.digest, Subjects: []lineID{*idInLine(*w.subject)},
+	line := &ledgerLine{Kind: deferralLine, Erasure: &lineErasure{ID: lineID(id), Digest: w.digest, Subjects: []lineID{lineID(*w.subject)},
 		Reason: e.Reason, Requested: e.Requested, Counts: e.Counts}}
 	if e.State == ErasureErased {
 		line.Kind = erasureLine
@@ -120,7 +113,7 @@ func (t *txn) enterErasure(w *erasable, id ID, e *Erasure) {
 		}
 	}
 	if w.part != nil {
-		line.Erasure.Part = &linePart{*idInLine(w.part.id), e.Scope, e.Retained}
+		line.Erasure.Part = &linePart{lineID(w.part.id), e.Scope, e.Retained}
 	} else {
 		line.Erasure.Retained = e.Retained
 	}
@@ -129,8 +122,8 @@ func (t *txn) enterErasure(w *erasable, id ID, e *Erasure) {
 
 // enterHold tells it of a hold.
 func (t *txn) enterHold(ctx context.Context, id ID, h *Hold, to target) error {
-	line := &lineHold{ID: *idInLine(id), Matter: h.Matter, Reason: h.Reason, Subject: optionalInLine(to.subject), Collection: optionalInLine(to.collection),
-		Record: optionalInLine(to.record), Review: h.Review, Expires: h.Expires, At: t.now}
+	line := &lineHold{ID: lineID(id), Matter: h.Matter, Reason: h.Reason, Subject: (*lineID)(to.subject), Collection: (*lineID)(to.collection),
+		Record: (*lineID)(to.record), Review: h.Review, Expires: h.Expires, At: t.now}
 	t.enter(&ledgerLine{Kind: holdLine, Hold: line})
 	if to.subject == nil {
 		return nil
@@ -145,8 +138,8 @@ func (t *txn) enterFact(ctx context.Context, event, subject ID, kind string, beg
 	if kind == consentFact && begins {
 		return nil
 	}
-	line := &ledgerLine{Kind: factEndsLine, Fact: &lineFact{Event: *idInLine(event), Kind: kind, Subject: *idInLine(subject), Purpose: said.Purpose,
-		TextVersion: said.TextVersion, Reference: said.Reference, Allowed: said.Allowed, At: t.now, By: *idInLine(t.who.Principal), Informed: informed}}
+	line := &ledgerLine{Kind: factEndsLine, Fact: &lineFact{Event: lineID(event), Kind: kind, Subject: lineID(subject), Purpose: said.Purpose,
+		TextVersion: said.TextVersion, Reference: said.Reference, Allowed: said.Allowed, At: t.now, By: lineID(t.who.Principal), Informed: informed}}
 	if begins {
 		line.Kind = factLine
 	}
@@ -343,6 +336,18 @@ func (t *txn) insertErasure(ctx context.Context, e *lineErasure, state string) e
 	return err
 }
 
+// subjects are those whose records go: of a part, the one that they were given to.
+func (e *lineErasure) subjects() []ID {
+	if e.Part != nil {
+		return []ID{ID(e.Part.ID)}
+	}
+	subjects := make([]ID, len(e.Subjects))
+	for i, s := range e.Subjects {
+		subjects[i] = ID(s)
+	}
+	return subjects
+}
+
 // erasure is what was asked for.
 func (e *lineErasure) erasure() *Erasure {
 	asked := &Erasure{ID: formatID(erasurePrefix, ID(e.ID)), Reason: e.Reason, Requested: e.Requested}
@@ -354,10 +359,7 @@ func (e *lineErasure) erasure() *Erasure {
 
 // replayErasure erases once more whom a restored database has brought back. It asks no hold: none kept the person when it was done.
 func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inData, inKeys bool) error {
-	subjects := make([]ID, len(e.Subjects))
-	for i := range e.Subjects {
-		subjects[i] = ID(e.Subjects[i])
-	}
+	subjects := e.subjects()
 	var part *portion
 	if e.Part != nil {
 		if inData {
@@ -366,7 +368,6 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 				return err
 			}
 		}
-		subjects = []ID{ID(e.Part.ID)}
 	} else if inData && len(e.Kept) > 0 { // before the others are looked for, which are all that is still the person's
 		if err := t.retainLawful(ctx, e.Kept, *e.Erased); err != nil {
 			return err
@@ -457,8 +458,8 @@ type Replay struct {
 	ReplayedKeys int // and in the keystore
 }
 
-// ReplayLock is the advisory lock of the one replay.
-const ReplayLock int64 = 0x70726976_72657374
+// replayLock is the advisory lock of the one replay.
+const replayLock int64 = 0x70726976_72657374
 
 // ReplayLedger applies to databases that were set back what the ledger says was committed. It may be run again, and goes on where
 // it was. The vault is one that was opened for Restoring.
@@ -467,7 +468,7 @@ func (v *Vault) ReplayLedger(ctx context.Context, progress func(done, total int)
 		return r, errors.New("there is no ledger to replay")
 	}
 	ran := false
-	err = v.store.data.alone(ctx, ReplayLock, func(*pgxpool.Conn) error {
+	err = v.store.data.alone(ctx, replayLock, func(*pgxpool.Conn) error {
 		ran = true
 		r, err = v.replayAll(ctx, progress)
 		return err

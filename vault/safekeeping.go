@@ -63,7 +63,12 @@ func (s *safekeeping) write(content []byte) error {
 	if err := os.Rename(f.Name(), s.path); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(s.path))
+	return syncFolder(s.path)
+}
+
+// syncFolder makes durable that a file is in its folder.
+func syncFolder(file string) error {
+	dir, err := os.Open(filepath.Dir(file))
 	if err != nil {
 		return err
 	}

@@ -124,11 +124,7 @@ func (a Audit) check(bad func(string, ...any)) {
 		bad("--audit-key (PRIVAULT_AUDIT_KEY) is missing: without it nobody can check the audit log; make one with privault audit keygen FILE")
 		return
 	}
-	keys, err := loadAuditKeys(a.AuditKey)
-	if err == nil && !keys.CanSign() {
-		err = errors.New("it has no private key")
-	}
-	if err != nil {
+	if _, err := loadSigner(a.AuditKey); err != nil {
 		bad("--audit-key: %v", err)
 	}
 	if dir := filepath.Dir(a.copied()); !isDir(dir) {
@@ -201,4 +197,13 @@ func (s *service) makePartitions(ctx context.Context) {
 	if _, err := s.vault.MakeAuditPartitions(ctx); err != nil && ctx.Err() == nil {
 		s.log.ErrorContext(ctx, "make the audit log's next months", "error", err)
 	}
+}
+
+// loadSigner loads audit keys that can sign.
+func loadSigner(path string) (*audit.Keys, error) {
+	keys, err := loadAuditKeys(path)
+	if err == nil && !keys.CanSign() {
+		err = errors.New("it has no private key")
+	}
+	return keys, err
 }

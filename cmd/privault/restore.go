@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -82,10 +81,7 @@ type restoreReplayCmd struct {
 }
 
 func (r *restoreReplayCmd) Run(ctx context.Context) error {
-	keys, err := loadAuditKeys(r.AuditKey)
-	if err == nil && !keys.CanSign() {
-		err = errors.New("it has no private key")
-	}
+	keys, err := loadSigner(r.AuditKey)
 	if err != nil {
 		return &configError{[]string{fmt.Sprintf("--audit-key: %v", err)}}
 	}

@@ -36,10 +36,7 @@ type restoreDrillCmd struct {
 }
 
 func (r *restoreDrillCmd) Run(ctx context.Context) (err error) {
-	keys, err := loadAuditKeys(r.AuditKey)
-	if err == nil && !keys.CanSign() {
-		err = errors.New("it has no private key")
-	}
+	keys, err := loadSigner(r.AuditKey)
 	if err != nil {
 		return &configError{[]string{fmt.Sprintf("--audit-key: %v", err)}}
 	}
@@ -61,7 +58,7 @@ func (r *restoreDrillCmd) Run(ctx context.Context) (err error) {
 		return awayOr(err)
 	}
 	defer v.Close()
-	done, err := v.Drill(ctx, func(int, int) {})
+	done, err := v.Drill(ctx)
 	if err != nil {
 		return awayOr(err)
 	}
@@ -219,7 +216,8 @@ func isCustomDump(path string) (bool, error) {
 // restoreFault finds what went wrong in what psql said of a plain dump: all but owners and grants of roles that the scratch server doesn't have.
 func restoreFault(said string) string {
 	for line := range strings.Lines(said) {
-		if strings.Contains(line, "ERROR:") && !strings.HasSuffix(strings.TrimSpace(line), "does not exist") || strings.Contains(line, "ERROR:") && !strings.Contains(line, `role "`) {
+		noRole := strings.Contains(line, `role "`) && strings.HasSuffix(strings.TrimSpace(line), "does not exist")
+		if strings.Contains(line, "ERROR:") && !noRole {
 			return strings.TrimSpace(line)
 		}
 	}
