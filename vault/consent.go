@@ -74,9 +74,7 @@ func (v *Vault) WithdrawObjection(ctx context.Context, who Caller, subject, purp
 
 // Restrict keeps a person's data from being read, changed and deleted, but for the purposes that are allowed.
 func (v *Vault) Restrict(ctx context.Context, who Caller, subject, reason string, allowed []string) (Said, bool, error) {
-	allowed = slices.Clone(allowed)
-	slices.Sort(allowed)
-	said := Said{Reference: reason, Allowed: append([]string{}, slices.Compact(allowed)...)}
+	said := Said{Reference: reason, Allowed: sortedNames(allowed)}
 	created, err := v.say(ctx, who, policy.Restrict, subject, restrictionFact, &said, nil)
 	return said, created, err
 }

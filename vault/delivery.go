@@ -27,7 +27,8 @@ type delivery struct {
 	request ID
 	claim   ID
 	renewed time.Time
-	out     io.Writer
+	begin   func(encrypted bool) io.Writer
+	out     io.Writer // nil: it has not begun
 }
 
 // HandOut sends the package of a request for access or portability to what begin gives; begin is told whether the package is
@@ -38,7 +39,7 @@ func (v *Vault) HandOut(ctx context.Context, who Caller, request string, begin f
 	if err != nil {
 		return v.refuseUnopened(ctx, who, policy.ReadPackage, err)
 	}
-	d := &delivery{}
+	d := &delivery{begin: begin}
 	err = v.within(ctx, who, policy.ReadPackage, func(t *txn) error {
 		r, err := v.packageOf(ctx, t, keys, request)
 		if err != nil {
@@ -58,7 +59,6 @@ func (v *Vault) HandOut(ctx context.Context, who Caller, request string, begin f
 	if err != nil {
 		return err
 	}
-	d.out = &lazyWriter{begin: func() io.Writer { return begin(d.to != nil) }}
 	if err = d.write(ctx, d, d.renew); err == nil {
 		err = d.sent(ctx, keys)
 	}
@@ -68,23 +68,13 @@ func (v *Vault) HandOut(ctx context.Context, who Caller, request string, begin f
 	return err
 }
 
-// lazyWriter is a writer that begins with the first byte.
-type lazyWriter struct {
-	begin func() io.Writer
-	w     io.Writer
-}
-
-func (l *lazyWriter) Write(p []byte) (int, error) {
-	if l.w == nil {
-		l.w = l.begin()
-	}
-	return l.w.Write(p)
-}
-
 // Write sends, and renews the lease before: a write may take its time.
 func (d *delivery) Write(p []byte) (int, error) {
 	if err := d.renew(context.Background()); err != nil {
 		return 0, err
+	}
+	if d.out == nil {
+		d.out = d.begin(d.to != nil)
 	}
 	return d.out.Write(p)
 }
@@ -205,10 +195,7 @@ func (d *delivery) sent(ctx context.Context, keys *tenantKeys) error {
 		if done.RowsAffected() == 0 || r.State != RequestInProgress {
 			return errClaim
 		}
-		s := &stepping{txn: t, ctx: ctx, vault: d.vault, keys: keys, request: r}
-		if err := s.comply(OutcomeComplied); err != nil {
-			return err
-		}
+		t.answered(r, OutcomeComplied)
 		return t.putRequest(ctx, r)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"io"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -260,4 +261,28 @@ func (v *Vault) WorkAll(ctx context.Context, tenant ID) error {
 			return err
 		}
 	}
+}
+
+// Package writes a person's package to out. Whoever is not known, or not any more, gets one that says that nothing is held. With an
+// error, what was written is no package: it doesn't open as an archive, and verifies with no key.
+func (v *Vault) Package(ctx context.Context, who Caller, order PackageOrder, out io.Writer) error {
+	p, err := v.planPackage(ctx, who, order)
+	if err != nil {
+		return err
+	}
+	return p.write(ctx, out, func(context.Context) error { return nil })
+}
+
+// planPackage finds out what is held of the person, and decides on all of it.
+func (v *Vault) planPackage(ctx context.Context, who Caller, order PackageOrder) (*packing, error) {
+	keys, err := v.keyring.of(ctx, who.Tenant)
+	if err != nil {
+		return nil, v.refuseUnopened(ctx, who, policy.ReadPackage, err)
+	}
+	var p *packing
+	err = v.within(ctx, who, policy.ReadPackage, func(t *txn) (err error) {
+		p, err = v.plan(ctx, t, keys, order)
+		return err
+	})
+	return p, err
 }

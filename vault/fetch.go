@@ -49,6 +49,7 @@ type row struct {
 	digests        [][]byte
 	revealed       *time.Time
 	generalised    []int16
+	heard          bool // somebody wants to hear of its correction; only of openForUpdate
 	wrapped        []byte
 	subject        *ID // nil: nobody's
 	facts          []subjectFact

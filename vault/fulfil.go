@@ -80,7 +80,6 @@ func (s *stepping) eraseAsAsked() error {
 		}
 		r.sealed, r.Terms = nil, Terms{}
 		s.entry.Resources[0].Erasure = w.earlier.ID
-		r.erasure = optionalID(erasurePrefix, w.earlier.ID)
 		r.Certificate = w.earlier.ID
 		return s.comply(OutcomeComplied)
 	}
@@ -105,7 +104,7 @@ func (s *stepping) eraseAsAsked() error {
 	if err := s.vault.erase(s.ctx, s.txn, w, &e); err != nil {
 		return err
 	}
-	r.erasure, r.Certificate = optionalID(erasurePrefix, e.ID), e.ID
+	r.Certificate = e.ID
 	if e.State == ErasureDeferred {
 		r.State = RequestDeferred
 		r.happens(RequestEvent{Event: "deferred"})

@@ -350,11 +350,8 @@ func (t *txn) delivery(ctx context.Context, webhook, delivery string, action pol
 		return nil, nil, id, err
 	}
 	d, err = pgx.CollectExactlyOneRow(rows, scanDelivery)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil, id, fail(NotFound, "")
-	}
 	if err != nil {
-		return nil, nil, id, err
+		return nil, nil, id, orNotFound(err)
 	}
 	t.entry.Resources = []resource{{Webhook: webhook, Delivery: delivery}}
 	return w, d, id, t.entry.require(action)
@@ -440,8 +437,7 @@ func (v *Vault) wakeWebhooksOf(ctx context.Context, tenant ID) error {
 	var late bool
 	err := v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
-			select exists (select from privault.webhook_deliveries where tenant_id = $1
-				and (state = 'pending' and expires_at <= $2 or state = 'delivered' and erasure_id is not null and delivered_at <= $3))`,
+			select exists (select from privault.webhook_deliveries where tenant_id = $1 and `+lateDelivery+`)`,
 			tenant, now, now.Add(-acknowledgeWithin)).Scan(&late)
 		if err != nil {
 			return err
@@ -470,6 +466,9 @@ func (v *Vault) wakeWebhooksOf(ctx context.Context, tenant ID) error {
 	return err
 }
 
+// lateDelivery is one that was not taken by $2, or that tells of an erasure, was taken before $3, and was not acknowledged.
+const lateDelivery = `(state = 'pending' and expires_at <= $2 or state = 'delivered' and erasure_id is not null and delivered_at <= $3)`
+
 // giveUpBatch is how many deliveries are given up at once: each may have to settle an erasure, and sign its completion.
 const giveUpBatch = 100
 
@@ -481,7 +480,7 @@ func (v *Vault) giveUp(ctx context.Context, t *txn) (n int64, err error) {
 	err = t.data.QueryRow(ctx, `
 		with late as (
 			select delivery_id, webhook_id from privault.webhook_deliveries
-			where tenant_id = $1 and (state = 'pending' and expires_at <= $2 or state = 'delivered' and erasure_id is not null and delivered_at <= $3)
+			where tenant_id = $1 and `+lateDelivery+`
 			order by webhook_id limit $4 for update skip locked),
 		ended as (
 			update privault.webhook_deliveries d set state = 'failed', next_at = null, leased_until = null,

@@ -156,7 +156,7 @@ func (v *Vault) SweepRequests(ctx context.Context, tenant ID, batch int) (int, e
 		if err != nil || len(ids) == 0 {
 			return 0, err
 		}
-		_, err = t.keys.Exec(ctx, `delete from keystore.data_keys where tenant_id = $1 and record_id = any($2)`, tenant, ids)
+		_, err = t.keys.Exec(ctx, deleteKeys, tenant, ids)
 		return int64(len(ids)), err
 	})
 }

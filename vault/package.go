@@ -39,16 +39,6 @@ type PackageOrder struct {
 // sendSize is how much of a package is sent at once. A smaller one is sent when all of it is made, so that it fails as a whole.
 const sendSize = 64 << 10
 
-// Package writes a person's package to out. Whoever is not known, or not any more, gets one that says that nothing is held. With an
-// error, what was written is no package: it doesn't open as an archive, and verifies with no key.
-func (v *Vault) Package(ctx context.Context, who Caller, order PackageOrder, out io.Writer) error {
-	p, err := v.planPackage(ctx, who, order)
-	if err != nil {
-		return err
-	}
-	return p.write(ctx, out, func(context.Context) error { return nil })
-}
-
 // packing is a package under way.
 type packing struct {
 	vault   *Vault
@@ -76,26 +66,13 @@ func recipient(key string) (age.Recipient, error) {
 		return nil, nil //nolint:nilnil // nobody in particular
 	}
 	found, err := age.ParseRecipients(strings.NewReader(key))
-	if err != nil || len(found) != 1 {
+	if err != nil || len(found) != 1 || !strings.HasPrefix(key, "age1") || strings.ContainsAny(key, "\r\n") {
 		return nil, invalid("/recipient_key", "age-recipient", "a recipient's key is one age public key, age1…")
 	}
 	return found[0], nil
 }
 
-// planPackage finds out what is held of the person, and decides on all of it.
-func (v *Vault) planPackage(ctx context.Context, who Caller, order PackageOrder) (*packing, error) {
-	keys, err := v.keyring.of(ctx, who.Tenant)
-	if err != nil {
-		return nil, v.refuseUnopened(ctx, who, policy.ReadPackage, err)
-	}
-	var p *packing
-	err = v.within(ctx, who, policy.ReadPackage, func(t *txn) (err error) {
-		p, err = v.plan(ctx, t, keys, order)
-		return err
-	})
-	return p, err
-}
-
+// plan finds out what is held of the person, and decides on all of it.
 func (v *Vault) plan(ctx context.Context, t *txn, keys *tenantKeys, order PackageOrder) (*packing, error) {
 	p := &packing{vault: v, who: t.who, order: order, created: t.now}
 	known, err := t.knownSubject(ctx, keys, order.Subject)

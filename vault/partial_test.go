@@ -291,3 +291,35 @@ func TestAPartialErasureSurvivesARestore(t *testing.T) {
 		})
 	}
 }
+
+// Who was erased in part is no failure of a drill: the rest of their records still opens.
+func TestADrillKnowsPartialErasures(t *testing.T) {
+	t.Parallel()
+	p := newCustomer(t)
+	if err := p.WatchLedger(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	data, keys := p.Backup()
+	if _, err := p.ErasePart(t.Context(), p.who, "p-1", partial()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.WatchLedger(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	c := p.On(data, keys).Config
+	c.Restoring = true
+	v, err := vault.Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	d, err := v.Drill(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The letter and the bare order were there again and are not; the order and the stranger's live.
+	if !d.Passed() || d.Erased != 2 || d.Before != 2 || d.After != 0 || d.Living != 2 || d.LivingOpened != 2 {
+		t.Errorf("the drill: %+v", d)
+	}
+}

@@ -104,7 +104,7 @@ func (t *txn) account(ctx context.Context, subject ID, told *dsar.Processing) er
 			}
 		}
 	}
-	names, err := t.principalNames(ctx)
+	names, err := t.principalNames(ctx, sums)
 	if err != nil {
 		return err
 	}
@@ -160,14 +160,20 @@ func addUp(sums map[involvement]*dsar.Recipient, d Disclosure) error {
 
 // principalNames are what a person is told of whoever saw the data: a principal's name, or, of those who are vouched for, by
 // whom. So nobody of the staff is named who signs in with a name of their own.
-func (t *txn) principalNames(ctx context.Context) (map[string]string, error) {
+func (t *txn) principalNames(ctx context.Context, sums map[involvement]*dsar.Recipient) (map[string]string, error) {
+	var ids []ID
+	for who := range sums {
+		if id, ok := parseID(principalPrefix, who.principal); ok {
+			ids = append(ids, id)
+		}
+	}
 	names := map[string]string{"": "operator"} // on the machine itself
 	var id ID
 	var name string
 	return names, each(ctx, t.data, []any{&id, &name}, func() error {
 		names[formatID(principalPrefix, id)] = name
 		return nil
-	}, `select principal_id, coalesce(authority, name) from privault.principals where tenant_id = $1`, t.who.Tenant)
+	}, `select principal_id, coalesce(authority, name) from privault.principals where tenant_id = $1 and principal_id = any($2)`, t.who.Tenant, ids)
 }
 
 // statements are what the person said about the data.

@@ -283,12 +283,13 @@ func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, i
 	}
 	err = t.data.QueryRow(ctx, `
 		select r.subject_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed, r.digests,
-			r.revealed_at, r.generalised
+			r.revealed_at, r.generalised,
+			exists (select from privault.webhooks w where w.tenant_id = $1 and $5 = any(w.events) and w.disabled_at is null)
 		from privault.records r join privault.collections c using (tenant_id, collection_id)
 		where r.tenant_id = $1 and r.record_id = $2 and (c.name = $3 or $3 = '') and (r.expires_at is null or r.expires_at > $4)
-		for update of r`, t.who.Tenant, id, collection, t.now).
+		for update of r`, t.who.Tenant, id, collection, t.now, EventRecordCorrected).
 		Scan(&row.subject, &row.collection, &row.schema, &row.version, &row.epoch, &row.created, &row.updated, &row.expires, &row.sealed, &row.digests,
-			&row.revealed, &row.generalised)
+			&row.revealed, &row.generalised, &row.heard)
 	if err == nil && row.subject != nil && (person == nil || *person != *row.subject) {
 		err = pgx.ErrNoRows // it was erased meanwhile
 	}
@@ -322,7 +323,7 @@ func (r *reader) patch(ctx context.Context, t *txn, o *opened, p Patch) (*Record
 		return nil, err
 	}
 	rec, err := r.put(ctx, t, o, p, values)
-	if err != nil || len(p.names()) == 0 {
+	if err != nil || len(p.names()) == 0 || !o.row.heard {
 		return rec, err
 	}
 	return rec, t.emit(ctx, EventRecordCorrected, happening{Subject: formatOptional(subjectPrefix, o.row.subject), subject: o.row.subject,

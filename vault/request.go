@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
-	"filippo.io/age"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/privault/privault/vault/datatype"
@@ -50,7 +48,6 @@ type Request struct {
 	digest   []byte
 	sealed   []byte
 	proposal []byte
-	erasure  *ID
 	noted    []string
 	happened []RequestEvent // and is not yet in the history
 }
@@ -211,7 +208,7 @@ func (t *txn) checkRequest(ctx context.Context, n *NewRequest) error {
 	if key := n.Terms.RecipientKey; key != "" {
 		if !handsOut(n.Type) {
 			faults.add("/recipient_key", "not-applicable", "only access and portability hand anything out")
-		} else if found, err := age.ParseRecipients(strings.NewReader(key)); err != nil || len(found) != 1 || !strings.HasPrefix(key, "age1") || strings.ContainsAny(key, "\r\n") {
+		} else if _, err := recipient(key); err != nil {
 			faults.add("/recipient_key", "age-recipient", "a recipient's key is one age public key, age1…")
 		}
 	}
@@ -242,16 +239,19 @@ func handsOut(typ deadline.Type) bool { return typ == deadline.Access || typ == 
 // checkTerms checks what only one type of request has.
 func (t *txn) checkTerms(ctx context.Context, n *NewRequest, faults *faults) error {
 	m := &n.Terms
-	for at, misplaced := range map[string]bool{
-		"/reason":           m.Reason != "" && n.Type != deadline.Erasure,
-		"/scope":            m.Scope != nil && n.Type != deadline.Erasure,
-		"/retained":         len(m.Retained) > 0 && n.Type != deadline.Erasure,
-		"/purpose":          m.Purpose != "" && n.Type != deadline.Objection,
-		"/allowed_purposes": len(m.Allowed) > 0 && n.Type != deadline.Restriction,
-		"/correction":       (m.Collection != "" || m.Record != "" || len(n.Fields)+len(n.Remove) > 0) && n.Type != deadline.Correction,
+	for _, term := range []struct {
+		at        string
+		misplaced bool
+	}{
+		{"/reason", m.Reason != "" && n.Type != deadline.Erasure},
+		{"/scope", m.Scope != nil && n.Type != deadline.Erasure},
+		{"/retained", len(m.Retained) > 0 && n.Type != deadline.Erasure},
+		{"/purpose", m.Purpose != "" && n.Type != deadline.Objection},
+		{"/allowed_purposes", len(m.Allowed) > 0 && n.Type != deadline.Restriction},
+		{"/correction", (m.Collection != "" || m.Record != "" || len(n.Fields)+len(n.Remove) > 0) && n.Type != deadline.Correction},
 	} {
-		if misplaced {
-			faults.add(at, "not-applicable", "reason, scope and retained belong to an erasure, purpose to an objection, allowed_purposes to a restriction, correction to a correction")
+		if term.misplaced {
+			faults.add(term.at, "not-applicable", "reason, scope and retained belong to an erasure, purpose to an objection, allowed_purposes to a restriction, correction to a correction")
 		}
 	}
 	switch n.Type {
@@ -397,17 +397,17 @@ func (v *Vault) scanRequest(row pgx.CollectableRow) (*Request, error) {
 	r := &Request{}
 	var opener ID
 	var verified *time.Time
-	var verifier, approver *ID
+	var verifier, approver, erasure *ID
 	var by Verification
 	err := row.Scan(&r.id, &r.Version, &r.Type, &r.Regime, &r.State, &r.digest, &r.sealed, &r.proposal, &r.Approval, &r.Received, &r.Opened, &opener, &r.AcknowledgeBy,
 		&r.Acknowledged, &r.Due, &r.Asked, &r.Paused, &r.Extension, &r.Noticed, &verified, &verifier, &by.Method,
 		&by.Level, &by.Evidence, &r.Approved, &approver, &r.Outcome, &r.Denial, &r.Statement,
-		&r.erasure, &r.Closed, &r.noted)
+		&erasure, &r.Closed, &r.noted)
 	if err != nil {
 		return nil, err
 	}
 	r.ID, r.OpenedBy, r.ApprovedBy = formatID(requestPrefix, r.id), formatID(principalPrefix, opener), formatOptional(principalPrefix, approver)
-	r.Certificate = formatOptional(erasurePrefix, r.erasure)
+	r.Certificate = formatOptional(erasurePrefix, erasure)
 	if verified != nil {
 		by.At, by.By = *verified, formatOptional(principalPrefix, verifier)
 		r.Verified = &by
@@ -427,11 +427,8 @@ func (v *Vault) request(ctx context.Context, t *txn, keys *tenantKeys, id, lock 
 		return nil, err
 	}
 	r, err := pgx.CollectExactlyOneRow(rows, v.scanRequest)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fail(NotFound, "")
-	}
 	if err != nil {
-		return nil, err
+		return nil, orNotFound(err)
 	}
 	return r, t.openRequests(ctx, keys, []*Request{r})
 }
@@ -453,7 +450,7 @@ func (t *txn) putRequest(ctx context.Context, r *Request) error {
 		t.who.Tenant, r.id, r.Version, r.State, r.sealed, r.proposal, r.Acknowledged, r.Due, r.Asked,
 		r.Paused, r.Extension, r.Noticed, verified, optionalID(principalPrefix, by.By), by.Method,
 		by.Level, by.Evidence, r.Approved, optionalID(principalPrefix, r.ApprovedBy), r.Outcome,
-		r.Denial, r.Statement, r.erasure, r.Closed, r.noted)
+		r.Denial, r.Statement, optionalID(erasurePrefix, r.Certificate), r.Closed, r.noted)
 	if err != nil {
 		return err
 	}

@@ -295,10 +295,14 @@ func (s *stepping) approve() error {
 
 func (s *stepping) deny() error {
 	s.request.Denial = s.Reason
-	return s.close(RequestDenied, RequestEvent{Event: "denied", Reason: s.Reason})
+	s.closeRequest(s.request, RequestDenied, RequestEvent{Event: "denied", Reason: s.Reason})
+	return nil
 }
 
-func (s *stepping) cancel() error { return s.close(RequestCancelled, RequestEvent{Event: "cancelled"}) }
+func (s *stepping) cancel() error {
+	s.closeRequest(s.request, RequestCancelled, RequestEvent{Event: "cancelled"})
+	return nil
+}
 
 func (s *stepping) complete() error { return s.comply(OutcomeComplied) }
 
@@ -314,11 +318,6 @@ func (s *stepping) contest() error {
 
 func (s *stepping) comply(outcome string) error {
 	s.answered(s.request, outcome)
-	return nil
-}
-
-func (s *stepping) close(state string, e RequestEvent) error {
-	s.closeRequest(s.request, state, e)
 	return nil
 }
 

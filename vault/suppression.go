@@ -59,23 +59,25 @@ type identifier struct {
 	digests [][]byte
 }
 
-// identifiers are those of a record's values that its collection names.
-func (k *tenantKeys) identifiers(coll *Collection, values []value) (all []identifier, err error) {
+// identifiers are those values of a record that its collection names; of gives a field's, nil if there is none.
+func (k *tenantKeys) identifiers(coll *Collection, of func(*field) ([]byte, error)) (all []identifier, err error) {
 	for _, f := range coll.suppressed {
-		for _, val := range values {
-			if val.number != uint32(f.number) {
-				continue
-			}
-			derived, falls := f.derive(index{name: indexExact, kind: indexExact}, val.plain)
-			if !falls {
-				continue
-			}
-			digests, err := allDigests(k.pseudonym, suppressionInput(f, derived))
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, identifier{f, digests})
+		plain, err := of(f)
+		if err != nil {
+			return nil, err
 		}
+		if plain == nil {
+			continue
+		}
+		derived, falls := f.derive(index{name: indexExact, kind: indexExact}, plain)
+		if !falls {
+			continue
+		}
+		digests, err := allDigests(k.pseudonym, suppressionInput(f, derived))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, identifier{f, digests})
 	}
 	return all, nil
 }
@@ -93,7 +95,7 @@ func (s *sealer) suppressible(ctx context.Context, v *Vault, drafts []draft, loo
 				return err
 			}
 		}
-		if d.identifiers, err = s.keys.identifiers(s.coll, d.values); err != nil {
+		if d.identifiers, err = s.keys.identifiers(s.coll, valueOf(d.values)); err != nil {
 			return err
 		}
 	}
@@ -171,14 +173,16 @@ func (t *txn) requireUnsuppressed(ctx context.Context, keys *tenantKeys, coll *C
 	if len(coll.suppressed) == 0 {
 		return nil
 	}
-	all, err := keys.identifiers(coll, values)
+	all, err := keys.identifiers(coll, func(f *field) ([]byte, error) {
+		if _, set := p.Fields[f.name]; !set {
+			return nil, nil
+		}
+		return valueOf(values)(f)
+	})
 	if err != nil {
 		return err
 	}
 	for _, i := range all {
-		if _, set := p.Fields[i.field.name]; !set {
-			continue
-		}
 		var on bool
 		err := t.data.QueryRow(ctx, `select exists (`+selectSuppressed+`)`, t.who.Tenant, i.digests).Scan(&on)
 		if err != nil {
@@ -245,17 +249,7 @@ func (r *reader) identify(ctx context.Context, row *row, on map[string]string) e
 	if err != nil {
 		return err
 	}
-	var values []value
-	for _, f := range coll.suppressed {
-		plain, err := r.plain(o, uint32(f.number))
-		if err != nil {
-			return err
-		}
-		if plain != nil {
-			values = append(values, value{uint32(f.number), plain})
-		}
-	}
-	all, err := r.keys.identifiers(coll, values)
+	all, err := r.keys.identifiers(coll, func(f *field) ([]byte, error) { return r.plain(o, uint32(f.number)) })
 	for _, i := range all {
 		on[string(i.digests[0])] = i.field.typ.Name()
 	}

@@ -88,8 +88,10 @@ func (m *RequestMetrics) count(ctx context.Context, t *txn, zone *time.Location)
 		var reason string
 		var n int
 		_, err := pgx.ForEachRow(rows, []any{&typ, &reason, &n}, func() error {
-			m.Types[typ].Denials[reason] = n
-			m.All.Denials[reason] += n
+			if c, counted := m.Types[typ]; counted { // otherwise it came after the statement before
+				c.Denials[reason] = n
+				m.All.Denials[reason] += n
+			}
 			return nil
 		})
 		return err

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -328,10 +327,7 @@ func (t *txn) webhook(ctx context.Context, name string) (*Webhook, error) {
 		return nil, err
 	}
 	w, err := pgx.CollectExactlyOneRow(rows, scanWebhook)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fail(NotFound, "")
-	}
-	return w, err
+	return w, orNotFound(err)
 }
 
 // webhookFor reads a webhook for an action on it.

@@ -14,9 +14,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"time"
-
-	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
 )
 
 type importCmd struct {
@@ -147,7 +144,7 @@ func (i *importCmd) transfer(ctx context.Context, source *source, s *importState
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	bar := newBar(size)
+	bar := newBar(size, "importing")
 	start, before := time.Now(), s.Rows
 	flying := make(chan *chunk, i.Parallel)
 	failed := make(chan error, 1)
@@ -258,11 +255,4 @@ func (i *importCmd) store(ctx context.Context, c *chunk, key string) error {
 		}
 		pause *= 2
 	}
-}
-
-// newBar shows progress on a terminal, and nothing anywhere else.
-func newBar(size int64) *progressbar.ProgressBar {
-	return progressbar.NewOptions64(size, progressbar.OptionSetWriter(os.Stderr), progressbar.OptionShowBytes(true),
-		progressbar.OptionSetVisibility(term.IsTerminal(int(os.Stderr.Fd()))), progressbar.OptionThrottle(100*time.Millisecond),
-		progressbar.OptionSetDescription("importing"), progressbar.OptionClearOnFinish())
 }

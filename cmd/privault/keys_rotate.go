@@ -8,8 +8,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
-
 	"github.com/privault/privault/vault"
 )
 
@@ -208,9 +206,7 @@ func (k *keysDestroyCmd) Run(ctx context.Context) error { return k.end(ctx, (*va
 
 // follow shows how far a job is until it ends.
 func follow(ctx context.Context, v *vault.Vault, who vault.Caller, id string) error {
-	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(os.Stderr), progressbar.OptionSetDescription("waiting for a server"),
-		progressbar.OptionClearOnFinish(),
-		progressbar.OptionSetSpinnerChangeInterval(0)) // no goroutine of its own, which would race with what is said here
+	bar := newCountBar("waiting for a server")
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {

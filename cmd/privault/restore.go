@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
-
 	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/audit"
 )
@@ -90,7 +88,7 @@ func (r *restoreReplayCmd) Run(ctx context.Context) error {
 		return awayOr(err)
 	}
 	defer v.Close()
-	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(os.Stderr), progressbar.OptionSetDescription("lines replayed"), progressbar.OptionShowCount())
+	bar := newCountBar("lines replayed")
 	done, err := v.ReplayLedger(ctx, func(done, total int) {
 		bar.ChangeMax(total)
 		_ = bar.Set(done) // only the display fails

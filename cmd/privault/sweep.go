@@ -6,10 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"time"
-
-	"github.com/schollz/progressbar/v3"
 )
 
 // exitConfirm is that of a sweep that somebody has to confirm, and of one that stopped or failed: cron's mail says why.
@@ -108,9 +105,7 @@ func (c *sweepCmd) ask(ctx context.Context, method, path string, body []byte) (s
 
 // follow shows how far a sweep is until it ends, or waits for somebody.
 func (c *sweepCmd) follow(ctx context.Context, s sweepState) (sweepState, error) {
-	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(os.Stderr), progressbar.OptionSetDescription("waiting for a server"),
-		progressbar.OptionClearOnFinish(),
-		progressbar.OptionSetSpinnerChangeInterval(0)) // no goroutine of its own, which would race with what is said here
+	bar := newCountBar("waiting for a server")
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
