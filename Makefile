@@ -13,10 +13,10 @@ TOOL    := scripts/tool.sh
 REDOCLY := scripts/tools/node_modules/.bin/redocly
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint lint-go lint-api bench check fmt generate schema vuln secrets breaking clean
+.PHONY: help run build test lint lint-go lint-api bench bench-small check fmt generate schema vuln secrets breaking clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 # exec: Ctrl-C, and a SIGTERM sent to make, reach the server itself, which stops its Postgres before it ends; make waits.
 # Without the SDKs of cloud KMS, which would double the time of a first build; a development server has a local key.
@@ -52,9 +52,14 @@ $(REDOCLY): scripts/tools/package-lock.json
 	npm ci --prefix scripts/tools --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-bench: build ## measure the running binary against bare Postgres
+# The figures that are kept: make bench ARGS="--json docs/performance.json --markdown docs/performance.md", on a machine that does nothing else.
+bench: build ## measure everything beside bare Postgres, for half an hour
 	@scripts/postgres.sh
-	./bin/privault bench $(ARGS)
+	./bin/privault bench --size=full $(ARGS)
+
+bench-small: build ## measure a little of it, beside the ratios that are kept in docs/
+	@scripts/postgres.sh
+	./bin/privault bench --size=small $(addprefix --compare=,$(wildcard docs/performance.json)) $(ARGS)
 
 # lint comes with gofmt and go vet. tidy and stale outputs come first: they take seconds.
 check: ## everything that must hold before a change lands

@@ -1,434 +1,231 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
-	"syscall"
-	"text/tabwriter"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-
-	"github.com/privault/privault/vault/pgserver"
 )
 
-// benchCmd measures the server as its users meet it, over HTTP, durable and audited, beside pgbench's bare one-row
-// durable insert into the same Postgres, in one run. The figures are for comparing with each other, not with those of
-// another machine.
+// benchCmd measures the server as its users meet it, over HTTP, durable and audited, and beside each figure what the same
+// Postgres, or the same processor, does with nothing around it, by turns in one run. A ratio of the two is what can be compared
+// with another day and another machine; a time is not.
 type benchCmd struct {
-	Clients []int         `default:"1,16,64" help:"Client counts to measure."`
-	Time    time.Duration `default:"5s" help:"Time for each measurement."`
-	Rounds  int           `default:"3" help:"Measurements of each; the table shows the median."`
-	Batch   int           `default:"1000" help:"Items of a batch; 0: no batches."`
-	Audit   bool          `help:"Also compare the calls with the audit log's sequencer at work and without it, at the largest client count."`
-	JSON    string        `type:"path" placeholder:"FILE" help:"Also write the figures here, as JSON."`
+	Only    []string `placeholder:"NAME,..." help:"Measure these alone; they are listed above."`
+	Size    string   `default:"normal" enum:"small,normal,full" help:"How much: small takes about a minute, normal some, full a quarter of an hour or more. The flags below change parts of it."`
+	URL     string   `help:"Measure this running server over HTTP alone, with nothing beside it, in place of one of its own. It leaves its collections there."`
+	KeyFile string   `type:"existingfile" placeholder:"FILE" help:"File with the API key for --url; by default PRIVAULT_API_KEY, or the development server's."`
+
+	Clients []int         `help:"Client counts for single calls, 1 to 300 each; what is measured at one count alone takes 64 if it is among them, or else the last."`
+	Batch   []int         `help:"Sizes of batches, 1 to 1000 items each."`
+	Time    time.Duration `help:"Time for each measurement of calls, at least 1s."`
+	Rounds  int           `help:"Measurements of each; the table shows the medians."`
+	Records int           `help:"Records to import, export and sweep, at least 100."`
+	Person  int           `help:"Records of the person to erase, at least 100."`
+
+	JSON     string `type:"path" placeholder:"FILE" help:"Also write the figures here, with machine and versions."`
+	Markdown string `type:"existingfile" placeholder:"FILE" help:"Also write the figures into this file, between its lines <!-- figures --> and <!-- end of figures -->."`
+	Compare  string `type:"existingfile" placeholder:"FILE" help:"Show the ratios of an earlier --json beside those of now."`
 }
 
-// benchRow is one line of the table: throughput per second and latency.
-type benchRow struct {
-	Work      string        `json:"work"`
-	Clients   int           `json:"clients"`
-	PerSecond float64       `json:"per_second"`
-	P50       time.Duration `json:"p50_ns"`
-	P99       time.Duration `json:"p99_ns"`
-	Reference float64       `json:"reference_per_second"` // of the reference named in the head
-	Ratio     float64       `json:"ratio"`
+// benchSizes says how much is measured.
+type benchSizes struct {
+	Clients []int         `json:"clients"`
+	Batch   []int         `json:"batch"`
+	Time    time.Duration `json:"time_ns"`
+	Rounds  int           `json:"rounds"`
+	Records int           `json:"records"`
+	Person  int           `json:"person"`
+}
+
+var benchPresets = map[string]benchSizes{
+	"small":  {Clients: []int{1, 64}, Batch: []int{1000}, Time: time.Second, Rounds: 1, Records: 20_000, Person: 2000},
+	"normal": {Clients: []int{1, 64, 256}, Batch: []int{100, 1000}, Time: 2 * time.Second, Rounds: 3, Records: 100_000, Person: 10_000},
+	"full":   {Clients: []int{1, 16, 64, 256}, Batch: []int{100, 1000}, Time: 5 * time.Second, Rounds: 3, Records: 1_000_000, Person: 10_000},
+}
+
+// sizes are those of the preset, but for what the flags say.
+func (b *benchCmd) sizes() (benchSizes, error) {
+	s := benchPresets[b.Size]
+	if len(b.Clients) > 0 {
+		s.Clients = b.Clients
+	}
+	if len(b.Batch) > 0 {
+		s.Batch = b.Batch
+	}
+	s.Time, s.Rounds = cmp.Or(b.Time, s.Time), cmp.Or(b.Rounds, s.Rounds)
+	s.Records, s.Person = cmp.Or(b.Records, s.Records), cmp.Or(b.Person, s.Person)
+	within := func(least, most int) func(int) bool { return func(n int) bool { return n < least || n > most } }
+	var faults []string
+	if slices.ContainsFunc(s.Clients, within(1, 300)) || slices.ContainsFunc(s.Batch, within(1, 1000)) {
+		faults = append(faults, "--clients are 1 to 300 each, --batch 1 to 1000 each")
+	}
+	if s.Time < time.Second || s.Rounds < 1 || min(s.Records, s.Person) < 100 {
+		faults = append(faults, "--time is at least 1s, --rounds at least 1, --records and --person at least 100")
+	}
+	for _, name := range b.Only {
+		if !slices.ContainsFunc(measurements, func(m measurement) bool { return m.name == name && (m.anywhere || b.URL == "") }) {
+			faults = append(faults, "--only "+name+": there is no such measurement"+map[bool]string{true: " that goes with --url"}[b.URL != ""])
+		}
+	}
+	if b.URL != "" && b.Compare+b.Markdown != "" {
+		faults = append(faults, "--url measures no ratios, which is what --compare and --markdown are about")
+	}
+	if len(faults) > 0 {
+		return s, &configError{faults}
+	}
+	return s, nil
+}
+
+// usual is the client count of what is measured at one alone.
+func (s benchSizes) usual() int {
+	if slices.Contains(s.Clients, 64) {
+		return 64
+	}
+	return s.Clients[len(s.Clients)-1]
+}
+
+// measurement is an entry of what is measured.
+type measurement struct {
+	name, what, reference string
+	unit                  string // of its figures; a rate ends in /s, anything else is a time
+	anywhere              bool   // over HTTP alone: against any running server
+	run                   func(context.Context, *bencher) ([]benchRow, error)
+}
+
+// measurements come in the order in which they run: what fills the database comes last.
+var measurements = []measurement{
+	{"tokenize", "one value in a call, each client waiting for its answer", "pgbench: one-row durable insert by as many clients", "calls/s", true, measureTokenize},
+	{"detokenize", "one token in a call, in plain, likewise", "the same insert: the audit entry is a durable write", "calls/s", true, measureDetokenize},
+	{"tokenize-batch", "--batch values in a call, 4 clients", "pgbench: as many rows by one insert", "values/s", true, measureTokenizeBatch},
+	{"detokenize-batch", "--batch tokens in a call, 4 clients", "pgbench: as many rows by one select", "values/s", true, measureDetokenizeBatch},
+	{"open", "single calls that arrive at 50 % and 80 % of what the closed loop did, whatever is still unanswered; a latency counts from when the call was due", "p99 of the closed loop", "ms p99", true, measureOpen},
+	{"deterministic", "tokenize one new value of a field with deterministic tokens", "the same insert", "calls/s", true, measureDeterministic},
+	{"fpe", "tokenize one new card number of a field with FF1 tokens", "the same insert", "calls/s", true, measureFPE},
+	{"record", "store a record of 1 and of 8 fields, and read it whole, in plain", "pgbench: one-row durable insert, of as many bytes where it stores", "calls/s", true, measureRecords},
+	{"search", "find a record by a whole value, audited", "pgbench: one row by an indexed select", "calls/s", true, measureSearch},
+	{"ff1", "FF1 of 16 digits, in process", "20 AES block calls", "ns", false, measureFF1},
+	{"audit", "single calls while the log's sequencer is at work", "the same calls while entries are only written", "calls/s", false, measureAudit},
+	{"erase", "the acknowledged erasure of a person with --person records in 4 collections", "one indexed delete of as many rows", "records/s", true, measureErase},
+	{"import", "privault import of a CSV file of --records", "COPY of the file into one table", "records/s", true, measureImport},
+	{"import-stream", "the same records as NDJSON by one call of the import route", "COPY of the CSV file into one table", "records/s", true, measureImportStream},
+	{"export", "privault export of them, in plain", "COPY of as many rows to a file", "records/s", true, measureExport},
+	{"sweep", "a sweep of --records that have expired, and 200 reads/s meanwhile", "a bare delete of the same rows in batches of 10,000; the reads without a sweep", "records/s", false, measureSweep},
+}
+
+// Help lists the measurements.
+func (*benchCmd) Help() string {
+	var b strings.Builder
+	b.WriteString("Measurements, each beside its reference, by turns in one run:")
+	for _, m := range measurements {
+		fmt.Fprintf(&b, "\n\n%s: %s. Beside it: %s.", m.name, m.what, m.reference)
+	}
+	return b.String()
 }
 
 func (b *benchCmd) Run(ctx context.Context) error {
-	if slices.ContainsFunc(b.Clients, func(n int) bool { return n < 1 || n > 300 }) || b.Time < time.Second || b.Rounds < 1 || b.Batch < 0 || b.Batch > 1000 {
-		return &configError{[]string{"--clients are 1 to 300 each, --time is at least 1s, --rounds at least 1, --batch 0 to 1000"}}
+	sizes, err := b.sizes()
+	if err != nil {
+		return err
+	}
+	var before *benchReport
+	if b.Compare != "" {
+		if before, err = readReport(b.Compare); err != nil {
+			return err
+		}
 	}
 	dir, err := os.MkdirTemp("", "privault-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	dev, stop, err := startBenchServer(ctx, dir)
+	target, err := b.target(ctx, dir)
 	if err != nil {
 		return err
 	}
-	defer stop()
-	target, err := newBenchTarget(ctx, dev)
+	defer target.close()
+	report, err := newReport(ctx, sizes, target)
 	if err != nil {
 		return err
 	}
-	var rows []benchRow
-	for _, clients := range b.Clients {
-		measured, err := b.measure(ctx, target, clients)
+	// What fails takes nothing from what else was measured.
+	var faults []error
+	at := &bencher{benchSizes: sizes, benchTarget: target}
+	for _, m := range measurements {
+		if len(b.Only) > 0 && !slices.Contains(b.Only, m.name) || b.URL != "" && !m.anywhere || ctx.Err() != nil {
+			continue
+		}
+		fmt.Fprintln(os.Stderr, "measuring", m.name)
+		rows, err := m.run(ctx, at)
+		for _, r := range rows {
+			r.Name, r.Unit = m.name, cmp.Or(r.Unit, m.unit)
+			report.Rows = append(report.Rows, r.complete())
+		}
 		if err != nil {
-			return err
+			faults = append(faults, fmt.Errorf("%s: %w", m.name, err))
 		}
-		rows = append(rows, measured...)
 	}
-	if b.Batch > 0 {
-		measured, err := b.measureBatches(ctx, target)
-		if err != nil {
-			return err
+	faults = append(faults, ctx.Err(), report.print(os.Stdout, before))
+	if b.JSON != "" {
+		faults = append(faults, report.writeJSON(b.JSON))
+	}
+	if b.Markdown != "" {
+		faults = append(faults, report.writeMarkdown(b.Markdown))
+	}
+	target.leave(os.Stdout)
+	return errors.Join(faults...)
+}
+
+// bencher is what a measurement has to work with.
+type bencher struct {
+	benchSizes
+	*benchTarget
+}
+
+// figure is what one round gave: a rate or a time, as the unit says, and the latencies behind it.
+type figure struct {
+	value    float64
+	p50, p99 time.Duration // 0: there is one latency alone, or none
+}
+
+// beside measures the work and its reference one after the other, as often as there are rounds, and completes the row with the medians.
+// Each goes first every other time: what gets slower as the run goes on favours neither. A server that is only called has no reference.
+func (b *bencher) beside(ctx context.Context, row benchRow, work, reference func(context.Context) (figure, error)) ([]benchRow, error) {
+	var got, bare []figure
+	turn := func(do func(context.Context) (figure, error), into *[]figure) error {
+		if do == nil {
+			return nil
 		}
-		rows = append(rows, measured...)
-	}
-	if err := b.report(rows); err != nil || !b.Audit {
+		f, err := do(ctx)
+		*into = append(*into, f)
 		return err
 	}
-	compared, err := b.measureAudit(ctx, target, slices.Max(b.Clients))
-	if err != nil {
-		return err
+	if b.owner == "" {
+		reference = nil
 	}
-	return reportAudit(compared)
-}
-
-// startBenchServer runs `privault dev` in a process of its own, as it runs for its users.
-func startBenchServer(ctx context.Context, dir string) (*devFile, func(), error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, nil, err
-	}
-	server := exec.CommandContext(ctx, self, "dev", "--data", dir, "--no-sample", "--quiet", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0")
-	server.Cancel = func() error { return server.Process.Signal(syscall.SIGTERM) }
-	server.Stderr = os.Stderr
-	out, err := server.StdoutPipe()
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := server.Start(); err != nil {
-		return nil, nil, err
-	}
-	stop := func() {
-		_ = server.Process.Signal(syscall.SIGTERM)
-		_ = server.Wait()
-	}
-	// It prints its address when it is ready.
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		stop()
-		return nil, nil, errors.New("the server did not start")
-	}
-	dev := &devFile{}
-	raw, err := os.ReadFile(filepath.Join(dir, "dev.json"))
-	if err == nil {
-		err = json.Unmarshal(raw, dev)
-	}
-	if err != nil {
-		stop()
-		return nil, nil, err
-	}
-	return dev, stop, nil
-}
-
-// benchTarget is a server with a collection to work on.
-type benchTarget struct {
-	dev    *devFile
-	addr   string
-	tokens []string
-}
-
-const (
-	benchCollection = "bench"
-	benchTokens     = 5000
-)
-
-func newBenchTarget(ctx context.Context, dev *devFile) (*benchTarget, error) {
-	t := &benchTarget{dev: dev, addr: strings.TrimPrefix(dev.URL, "http://")}
-	client := connection{URL: dev.URL, APIKey: dev.APIKey}
-	status, body, err := client.call(ctx, http.MethodPut, "/v1/collections/"+benchCollection, []byte(`{"fields":{"email":{"type":"email"}}}`), "")
-	if err != nil || status != http.StatusCreated {
-		return nil, fmt.Errorf("make the collection: %s %w", problemText(status, body), err)
-	}
-	for len(t.tokens) < benchTokens {
-		status, body, err := client.call(ctx, http.MethodPost, "/v1/tokenize", tokenizeBody(1000), "")
-		var answer struct{ Items []importedItem }
-		if err == nil {
-			err = json.Unmarshal(body, &answer)
+	for round := range b.Rounds {
+		turns := []func() error{func() error { return turn(reference, &bare) }, func() error { return turn(work, &got) }}
+		if round%2 == 1 {
+			slices.Reverse(turns)
 		}
-		if err != nil || status != http.StatusOK {
-			return nil, fmt.Errorf("store records: %s %w", problemText(status, body), err)
-		}
-		for _, item := range answer.Items {
-			t.tokens = append(t.tokens, item.Tokens["email"])
-		}
-	}
-	owner, err := pgx.Connect(ctx, dev.DatabaseURL)
-	if err != nil {
-		return nil, err
-	}
-	defer owner.Close(ctx)
-	// What a durable insert of a row of that size costs with nothing around it.
-	_, err = owner.Exec(ctx, `
-		create table public.bench_reference (id bigint generated always as identity primary key, at timestamptz not null, value bytea not null);
-		create table public.bench_select as select g as id, '\x00'::bytea || decode(repeat('ab', 120), 'hex') as value from generate_series(1, 5000) g;
-		alter table public.bench_select add primary key (id);
-		analyze public.bench_select`)
-	return t, err
-}
-
-func tokenizeBody(items int) []byte {
-	item := `{"fields":{"email":"jane.roe@example.com"}}`
-	return []byte(`{"collection":"` + benchCollection + `","items":[` + strings.Repeat(item+",", items-1) + item + `]}`)
-}
-
-func (t *benchTarget) detokenizeBody(first, items int) []byte {
-	var b bytes.Buffer
-	b.WriteString(`{"items":[`)
-	for i := range items {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(`{"token":"` + t.tokens[(first+i)%len(t.tokens)] + `","view":"plain"}`)
-	}
-	b.WriteString(`]}`)
-	return b.Bytes()
-}
-
-// measure measures both calls and the reference with so many clients, by turns, and gives the medians.
-func (b *benchCmd) measure(ctx context.Context, t *benchTarget, clients int) ([]benchRow, error) {
-	tokenize := [][]byte{t.request("/v1/tokenize", tokenizeBody(1))}
-	var detokenize [][]byte
-	for i := range t.tokens {
-		detokenize = append(detokenize, t.request("/v1/detokenize", t.detokenizeBody(i, 1)))
-	}
-	var reference []float64
-	rounds := map[string][]benchRow{}
-	for range b.Rounds {
-		bare, err := b.pgbench(ctx, t, clients, `insert into public.bench_reference (at, value) values (now(), decode(repeat('ab', 120), 'hex'));`)
-		if err != nil {
-			return nil, err
-		}
-		reference = append(reference, bare)
-		for work, requests := range map[string][][]byte{"tokenize": tokenize, "detokenize": detokenize} {
-			row, err := load(ctx, t.addr, requests, clients, b.Time)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", work, err)
-			}
-			row.Work = work
-			rounds[work] = append(rounds[work], row)
-		}
-	}
-	return []benchRow{
-		median(rounds["tokenize"], reference, clients),
-		median(rounds["detokenize"], reference, clients),
-	}, nil
-}
-
-// measureBatches measures batches at four clients beside the same number of rows by multi-row insert and select.
-func (b *benchCmd) measureBatches(ctx context.Context, t *benchTarget) ([]benchRow, error) {
-	const clients = 4
-	insert := fmt.Sprintf(`insert into public.bench_reference (at, value) select now(), decode(repeat('ab', 120), 'hex') from generate_series(1, %d);`, b.Batch)
-	read := fmt.Sprintf(`select value from public.bench_select where id = any(array(select generate_series(1, %d)));`, b.Batch)
-	var rows []benchRow
-	for _, w := range []struct {
-		work, reference string
-		request         []byte
-	}{
-		{"tokenize", insert, t.request("/v1/tokenize", tokenizeBody(b.Batch))},
-		{"detokenize", read, t.request("/v1/detokenize", t.detokenizeBody(0, b.Batch))},
-	} {
-		var reference []float64
-		var rounds []benchRow
-		for range b.Rounds {
-			bare, err := b.pgbench(ctx, t, clients, w.reference)
-			if err != nil {
+		for _, do := range turns {
+			if err := do(); err != nil {
 				return nil, err
 			}
-			row, err := load(ctx, t.addr, [][]byte{w.request}, clients, b.Time)
-			if err != nil {
-				return nil, err
-			}
-			row.Work = fmt.Sprintf("%s, batch of %d", w.work, b.Batch)
-			row.PerSecond *= float64(b.Batch)
-			reference, rounds = append(reference, bare*float64(b.Batch)), append(rounds, row)
 		}
-		rows = append(rows, median(rounds, reference, clients))
 	}
-	return rows, nil
+	row.take(median(got))
+	if reference != nil {
+		row.Reference = median(bare).value
+	}
+	return []benchRow{row}, nil
 }
 
-func median(rounds []benchRow, reference []float64, clients int) benchRow {
-	slices.SortFunc(rounds, func(a, b benchRow) int { return int(a.PerSecond - b.PerSecond) })
-	slices.Sort(reference)
-	row := rounds[len(rounds)/2]
-	row.Clients, row.Reference = clients, reference[len(reference)/2]
-	row.Ratio = row.PerSecond / row.Reference
-	return row
-}
-
-// request is a whole HTTP request, made once: the load must cost the machine little.
-func (t *benchTarget) request(path string, body []byte) []byte {
-	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-		path, t.addr, t.dev.APIKey, len(body), body)
-}
-
-// load sends requests from so many connections, each waiting for its answer before the next, and measures.
-func load(ctx context.Context, addr string, requests [][]byte, clients int, length time.Duration) (benchRow, error) {
-	ctx, cancel := context.WithTimeout(ctx, length)
-	defer cancel()
-	var mu sync.Mutex
-	var all []time.Duration
-	var failed error
-	var wait sync.WaitGroup
-	start := time.Now()
-	for c := range clients {
-		wait.Go(func() {
-			took, err := client(ctx, addr, requests, c)
-			mu.Lock()
-			defer mu.Unlock()
-			all = append(all, took...)
-			failed = errors.Join(failed, err)
-		})
-	}
-	wait.Wait()
-	if failed != nil || len(all) == 0 {
-		return benchRow{}, fmt.Errorf("no measurement: %w", failed)
-	}
-	seconds := time.Since(start).Seconds()
-	slices.Sort(all)
-	return benchRow{PerSecond: float64(len(all)) / seconds, P50: all[len(all)/2], P99: all[len(all)*99/100]}, nil
-}
-
-// client is one connection's share of a load.
-func client(ctx context.Context, addr string, requests [][]byte, at int) ([]time.Duration, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	answers := bufio.NewReaderSize(conn, 64<<10)
-	var took []time.Duration
-	for ; ctx.Err() == nil; at++ {
-		start := time.Now()
-		if _, err := conn.Write(requests[at%len(requests)]); err != nil {
-			return nil, err
-		}
-		if err := readAnswer(answers); err != nil {
-			return nil, err
-		}
-		took = append(took, time.Since(start))
-	}
-	return took, nil
-}
-
-var contentLength = []byte("Content-Length: ")
-
-// readAnswer reads one answer of status 200, and no more of it than it must.
-func readAnswer(r *bufio.Reader) error {
-	length := -1
-	for first := true; ; first = false {
-		line, err := r.ReadSlice('\n')
-		if err != nil {
-			return err
-		}
-		if first && !bytes.HasPrefix(line, []byte("HTTP/1.1 200")) {
-			return fmt.Errorf("the server answered %q", bytes.TrimSpace(line))
-		}
-		if rest, found := bytes.CutPrefix(line, contentLength); found {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(rest))); err != nil {
-				return err
-			}
-		}
-		if len(line) == 2 {
-			break
-		}
-	}
-	if length < 0 {
-		return readChunked(r)
-	}
-	_, err := r.Discard(length)
-	return err
-}
-
-// readChunked reads past a body of RFC 9112 chunks.
-func readChunked(r *bufio.Reader) error {
-	for {
-		line, err := r.ReadSlice('\n')
-		if err != nil {
-			return err
-		}
-		size, err := strconv.ParseInt(string(bytes.TrimSpace(line)), 16, 64)
-		if err != nil {
-			return err
-		}
-		if _, err := r.Discard(int(size) + 2); err != nil || size == 0 {
-			return err
-		}
-	}
-}
-
-var pgbenchRate = regexp.MustCompile(`tps = ([0-9.]+) \(without initial connection time\)`)
-
-// pgbench runs one statement over and over from so many clients and gives how often a second it committed.
-func (b *benchCmd) pgbench(ctx context.Context, t *benchTarget, clients int, statement string) (float64, error) {
-	program, err := findPgbench()
-	if err != nil {
-		return 0, err
-	}
-	script, err := os.CreateTemp("", "privault-bench-*.sql")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = os.Remove(script.Name()) }()
-	if _, err := io.WriteString(script, statement+"\n"); err != nil {
-		return 0, err
-	}
-	if err := script.Close(); err != nil {
-		return 0, err
-	}
-	run := exec.CommandContext(ctx, program, "--no-vacuum", "--protocol=prepared", "--file="+script.Name(),
-		"--client="+strconv.Itoa(clients), "--jobs="+strconv.Itoa(min(clients, 2)), "--time="+strconv.Itoa(max(1, int(b.Time.Seconds()))), t.dev.DatabaseURL)
-	out, err := run.CombinedOutput()
-	match := pgbenchRate.FindSubmatch(out)
-	if err != nil || match == nil {
-		return 0, fmt.Errorf("pgbench: %w\n%s", err, out)
-	}
-	return strconv.ParseFloat(string(match[1]), 64)
-}
-
-// findPgbench looks where the server's binaries are, then in PATH.
-func findPgbench() (string, error) {
-	binaries, err := pgserver.Find()
-	if err != nil {
-		return "", err
-	}
-	if program, err := exec.LookPath(filepath.Join(binaries, "pgbench")); err == nil {
-		return program, nil
-	}
-	program, err := exec.LookPath("pgbench")
-	if err != nil {
-		return "", errors.New("there is no pgbench to measure against: it comes with Postgres's packages (Debian: postgresql-contrib or postgresql)")
-	}
-	return program, nil
-}
-
-func (b *benchCmd) report(rows []benchRow) error {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "work\tclients\tper second\tp50 ms\tp99 ms\treference per second\tratio\t")
-	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%d\t%.0f\t%.2f\t%.2f\t%.0f\t%.2f\t\n", r.Work, r.Clients, r.PerSecond,
-			float64(r.P50)/1e6, float64(r.P99)/1e6, r.Reference, r.Ratio)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	fmt.Println("\nreference: pgbench on the same Postgres in the same run; singles: one-row durable insert with as many clients;\nbatches: as many rows by one insert, or by one select.")
-	if b.JSON == "" {
-		return nil
-	}
-	raw, err := json.MarshalIndent(rows, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(b.JSON, append(raw, '\n'), 0o600)
+func median(rounds []figure) figure {
+	slices.SortFunc(rounds, func(a, b figure) int { return cmp.Compare(a.value, b.value) })
+	return rounds[len(rounds)/2]
 }

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,64 +11,56 @@ import (
 	"github.com/privault/privault/vault"
 )
 
-// auditRow compares a call with the audit log's sequencer at work with the same call when entries are only written.
-type auditRow struct {
-	Work    string        `json:"work"`
-	Clients int           `json:"clients"`
-	With    float64       `json:"with_per_second"`
-	Plain   float64       `json:"plain_per_second"`
-	Ratio   float64       `json:"ratio"`
-	Lag     time.Duration `json:"longest_lag_ns"` // that an entry waited for its place in the log
-}
-
-// measureAudit measures by turns, with the sequencer and without it.
-func (b *benchCmd) measureAudit(ctx context.Context, t *benchTarget, clients int) ([]auditRow, error) {
-	owner, err := pgx.Connect(ctx, t.dev.DatabaseURL)
+// measureAudit measures single calls by turns, while the log's sequencer is at work and while nobody is the sequencer.
+func measureAudit(ctx context.Context, b *bencher) (rows []benchRow, err error) {
+	owner, err := pgx.Connect(ctx, b.owner)
 	if err != nil {
 		return nil, err
 	}
 	defer owner.Close(ctx)
-	requests := map[string][][]byte{"tokenize": {t.request("/v1/tokenize", tokenizeBody(1))}}
-	for i := range t.tokens {
-		requests["detokenize"] = append(requests["detokenize"], t.request("/v1/detokenize", t.detokenizeBody(i, 1)))
-	}
-	var rows []auditRow
-	for _, work := range []string{"tokenize", "detokenize"} {
-		row := auditRow{Work: work, Clients: clients}
-		var with, plain []float64
-		for round := range 2 * b.Rounds {
-			// Each goes first every other time: what gets slower as the run goes on favours neither.
-			rates, how := &with, sequencing
-			if turn := round % 4; turn == 0 || turn == 3 {
-				rates, how = &plain, notSequencing
-			}
-			lag, err := how(ctx, owner, func() error {
-				measured, err := load(ctx, t.addr, requests[work], clients, b.Time)
-				*rates = append(*rates, measured.PerSecond)
-				return err
-			})
-			if err != nil {
-				return nil, err
-			}
-			row.Lag = max(row.Lag, lag)
+	for _, call := range []struct {
+		work string
+		kind func(context.Context, int) (traffic, error)
+	}{{"tokenize, with the log", b.tokenizing}, {"detokenize, with the log", b.detokenizing}} {
+		requests, err := call.kind(ctx, 1)
+		if err != nil {
+			return rows, err
 		}
-		slices.Sort(with)
-		slices.Sort(plain)
-		row.With, row.Plain = with[b.Rounds/2], plain[b.Rounds/2]
-		row.Ratio = row.With / row.Plain
-		rows = append(rows, row)
+		var longest time.Duration
+		load := b.load(b.usual(), 1, requests)
+		row, err := b.beside(ctx, benchRow{Work: call.work, Clients: b.usual()},
+			func(ctx context.Context) (f figure, err error) {
+				lag, err := sequencing(ctx, owner, func() error {
+					f, err = load(ctx)
+					return err
+				})
+				longest = max(longest, lag)
+				return f, err
+			},
+			func(ctx context.Context) (f figure, err error) {
+				err = notSequencing(ctx, owner, func() error {
+					f, err = load(ctx)
+					return err
+				})
+				return f, err
+			})
+		if err != nil {
+			return rows, err
+		}
+		row[0].Note = fmt.Sprintf("an entry waited %.2f s at most for its place", longest.Seconds())
+		rows = append(rows, row...)
 	}
 	return rows, nil
 }
 
 // notSequencing does something while nobody is the sequencer: whoever has its lock is.
-func notSequencing(ctx context.Context, owner *pgx.Conn, do func() error) (lag time.Duration, err error) {
+func notSequencing(ctx context.Context, owner *pgx.Conn, do func() error) error {
 	if _, err := owner.Exec(ctx, `select pg_advisory_lock($1)`, vault.SequencerLock); err != nil {
-		return 0, err
+		return err
 	}
-	err = do()
+	err := do()
 	_, freed := owner.Exec(ctx, `select pg_advisory_unlock($1)`, vault.SequencerLock)
-	return 0, errors.Join(err, freed)
+	return errors.Join(err, freed)
 }
 
 // sequencing does something while the sequencer is at work and has nothing left over from before.
@@ -117,13 +106,4 @@ func watchLag(ctx context.Context, owner *pgx.Conn) (longest time.Duration) {
 		}
 	}
 	return longest
-}
-
-func reportAudit(rows []auditRow) error {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\nwork\tclients\tper second with the log\tentries alone\tratio\tlongest lag s\t")
-	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%d\t%.0f\t%.0f\t%.2f\t%.2f\t\n", r.Work, r.Clients, r.With, r.Plain, r.Ratio, r.Lag.Seconds())
-	}
-	return w.Flush()
 }

@@ -36,7 +36,7 @@ type cli struct {
 	Export   exportCmd   `cmd:"" help:"Write a collection's records and tokens to a CSV or NDJSON file."`
 	Restore  restoreCmd  `cmd:"" help:"After a backup was restored: bring it up to date with the ledger, and try it out beforehand."`
 	Doctor   doctorCmd   `cmd:"" help:"Examine a deployment: databases, clocks, log, jobs, and what its indexes tell whoever reads them."`
-	Bench    benchCmd    `cmd:"" help:"Measure tokenize and detokenize beside bare Postgres."`
+	Bench    benchCmd    `cmd:"" help:"Measure the vault beside bare Postgres, or a running server."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
