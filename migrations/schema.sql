@@ -621,9 +621,10 @@ CREATE TABLE privault.erasures (
     completion text,
     scope jsonb,
     retained jsonb,
-    CONSTRAINT erasures_check CHECK (((state = 'deferred'::text) = (erased_at IS NULL))),
+    direct boolean DEFAULT true NOT NULL,
+    CONSTRAINT erasures_check CHECK (((state = ANY (ARRAY['deferred'::text, 'withdrawn'::text])) = (erased_at IS NULL))),
     CONSTRAINT erasures_digest_check CHECK ((octet_length(digest) = 32)),
-    CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['deferred'::text, 'erased'::text, 'purged'::text])))
+    CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['deferred'::text, 'withdrawn'::text, 'erased'::text, 'purged'::text])))
 );
 
 ALTER TABLE ONLY privault.erasures FORCE ROW LEVEL SECURITY;

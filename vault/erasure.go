@@ -22,10 +22,11 @@ var ErasureReasons = []string{"gdpr-17", "ccpa-1798.105", "no-longer-needed", "c
 
 // The states of an erasure. One that is deferred waits for a legal hold to be released.
 const (
-	ErasureDryRun   = "dry-run"
-	ErasureDeferred = "deferred"
-	ErasureErased   = "erased"
-	ErasurePurged   = "purged" // erased, and no row is left
+	ErasureDryRun    = "dry-run"
+	ErasureDeferred  = "deferred"
+	ErasureWithdrawn = "withdrawn" // while it was deferred: the request for it was denied or taken back
+	ErasureErased    = "erased"
+	ErasurePurged    = "purged" // erased, and no row is left
 )
 
 // Erasure is the erasure of a person. Certificate names it from the moment of erasure on.
@@ -42,6 +43,8 @@ type Erasure struct {
 	Certificate    string             // a signed note (C2SP signed-note); empty until erased
 	Completion     string             // likewise; empty until every recipient has acknowledged the erasure or was given up
 	Recipients     []ErasureRecipient // who had to be told; given by GetErasure
+
+	direct bool // it was asked for without a request, be it once
 }
 
 // ErasureCounts says how much an erasure took.
@@ -96,6 +99,7 @@ func (v *Vault) eraseAsked(ctx context.Context, who Caller, reference string, as
 			return t.forgetRequests(ctx, [][]byte{sum}, nil, true) // that were opened since
 		}
 		e = asked
+		e.direct = true
 		e.State, e.Requested = ErasureDryRun, t.now
 		if e.Scope == nil {
 			e.Counts = w.counts
@@ -165,9 +169,9 @@ func (t *txn) lockForErasure(ctx context.Context, digest []byte) (*erasable, err
 	return w, err
 }
 
-// erasureOf gives the newest erasure of whoever has the digest, if there is one; a partial one is none.
+// erasureOf gives the newest erasure of whoever has the digest, if there is one; a partial one is none, nor is one that was withdrawn.
 func (t *txn) erasureOf(ctx context.Context, digest []byte) (*Erasure, error) {
-	rows, err := t.data.Query(ctx, selectErasure+`digest = $2 and scope is null order by erasure_id desc limit 1`, t.who.Tenant, digest)
+	rows, err := t.data.Query(ctx, selectErasure+`digest = $2 and scope is null and state <> 'withdrawn' order by erasure_id desc limit 1`, t.who.Tenant, digest)
 	if err != nil {
 		return nil, err
 	}
@@ -179,14 +183,14 @@ func (t *txn) erasureOf(ctx context.Context, digest []byte) (*Erasure, error) {
 }
 
 const selectErasure = `
-	select erasure_id, state, reason, requested_at, erased_at, shred_effective_at, counts, scope, retained, coalesce(certificate, ''), coalesce(completion, '')
+	select erasure_id, state, reason, requested_at, erased_at, shred_effective_at, counts, scope, retained, coalesce(certificate, ''), coalesce(completion, ''), direct
 	from privault.erasures where tenant_id = $1 and `
 
 func scanErasure(r pgx.CollectableRow) (*Erasure, error) {
 	e := &Erasure{}
 	var id ID
 	var counts []byte
-	if err := r.Scan(&id, &e.State, &e.Reason, &e.Requested, &e.Erased, &e.ShredEffective, &counts, &e.Scope, &e.Retained, &e.Certificate, &e.Completion); err != nil {
+	if err := r.Scan(&id, &e.State, &e.Reason, &e.Requested, &e.Erased, &e.ShredEffective, &counts, &e.Scope, &e.Retained, &e.Certificate, &e.Completion, &e.direct); err != nil {
 		return nil, err
 	}
 	e.ID = formatID(erasurePrefix, id)
@@ -225,11 +229,11 @@ func (v *Vault) erase(ctx context.Context, t *txn, w *erasable, e *Erasure) erro
 	if err != nil {
 		return err
 	}
-	if w.earlier == nil || w.earlier.ID != e.ID || e.State != ErasureDeferred { // one that stays deferred says nothing new
+	if w.earlier == nil || w.earlier.ID != e.ID || e.State != ErasureDeferred || e.direct && !w.earlier.direct { // one that stays deferred says nothing new
 		t.enterErasure(w, id, e)
 	}
 	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, id, w.digest, e.Reason, e.State, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
-		e.Scope, e.Retained)
+		e.Scope, e.Retained, e.direct)
 	return err
 }
 
@@ -238,11 +242,11 @@ const notErasing = `not exists (select from privault.erasing e where e.tenant_id
 
 const (
 	writeErasure = `
-	insert into privault.erasures (tenant_id, erasure_id, digest, reason, state, requested_at, erased_at, shred_effective_at, counts, certificate, scope, retained)
-	values ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''), $11, $12)
+	insert into privault.erasures (tenant_id, erasure_id, digest, reason, state, requested_at, erased_at, shred_effective_at, counts, certificate, scope, retained, direct)
+	values ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''), $11, $12, $13)
 	on conflict (tenant_id, erasure_id) do update set state = excluded.state, erased_at = excluded.erased_at,
 		shred_effective_at = excluded.shred_effective_at, counts = excluded.counts, certificate = excluded.certificate,
-		retained = excluded.retained`
+		retained = excluded.retained, direct = erasures.direct or excluded.direct`
 	deleteKeys = `
 	delete from keystore.data_keys where tenant_id = $1 and record_id = any($2)`
 )
@@ -278,7 +282,7 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 		delete from privault.subjects where tenant_id = $1 and subject_id = $2`, t.who.Tenant, gone); err != nil {
 		return err
 	}
-	if err := t.answerWaiting(ctx, id, t.now); err != nil {
+	if err := t.answerWaiting(ctx, id, t.now, compliedWith); err != nil {
 		return err
 	}
 	effective := t.now.Add(v.keystoreBackups)
@@ -425,9 +429,15 @@ func (v *Vault) deferredStep(ctx context.Context, b *batch) (done int, more bool
 	if err != nil {
 		return 0, false, err
 	}
+	var waits bool // still: by now whoever would have withdrawn it has
+	err = b.data.QueryRow(ctx, `
+		select state = 'deferred' from privault.erasures where tenant_id = $1 and erasure_id = $2`, b.who.Tenant, id).Scan(&waits)
+	if err != nil {
+		return 0, false, err
+	}
 	todo, err := b.again(ctx, w, e)
 	switch {
-	case err != nil:
+	case err != nil || !waits:
 	case w.subject == nil:
 		err = b.supersede(ctx, id, w.earlier)
 	case todo && w.nothing():

@@ -196,7 +196,7 @@ func (b *busy) isUpToDate(t *testing.T, r *vaulttest.Bench) {
 const (
 	failCommits = `
 	create function privault.refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
-	create constraint trigger refuse after insert on privault.erasures deferrable initially deferred for each row execute function privault.refuse();
+	create constraint trigger refuse after insert or update on privault.erasures deferrable initially deferred for each row execute function privault.refuse();
 	create constraint trigger refuse after insert on privault.holds deferrable initially deferred for each row execute function privault.refuse()`
 	letCommit = `drop function privault.refuse() cascade`
 )

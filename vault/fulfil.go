@@ -136,16 +136,22 @@ func (t *txn) forgetRequests(ctx context.Context, digests [][]byte, replayed *ti
 	return err
 }
 
-// answerWaiting completes the requests that waited for an erasure, which is done at that time.
-func (t *txn) answerWaiting(ctx context.Context, erasure ID, at time.Time) error {
+// compliedWith and takenBack are how a request ends that waited for an erasure.
+var (
+	compliedWith = RequestEvent{Event: RequestCompleted, Reason: OutcomeComplied}
+	takenBack    = RequestEvent{Event: RequestCancelled}
+)
+
+// answerWaiting ends the requests that waited for an erasure, which is done at that time, or withdrawn.
+func (t *txn) answerWaiting(ctx context.Context, erasure ID, at time.Time, how RequestEvent) error {
 	rows, err := t.data.Query(ctx, `
-		update privault.requests set state = 'completed', outcome = 'complied', closed_at = $3, version = version + 1
-		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' returning request_id, due_at`, t.who.Tenant, erasure, at)
+		update privault.requests set state = $4, outcome = nullif($5, ''), closed_at = $3, version = version + 1
+		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' returning request_id, due_at`, t.who.Tenant, erasure, at, how.Event, how.Reason)
 	if err != nil {
 		return err
 	}
 	waited, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Request, error) {
-		r := &Request{State: RequestCompleted}
+		r := &Request{State: how.Event}
 		err := row.Scan(&r.id, &r.Due)
 		r.ID = formatID(requestPrefix, r.id)
 		return r, err
@@ -154,11 +160,32 @@ func (t *txn) answerWaiting(ctx context.Context, erasure ID, at time.Time) error
 		if err != nil {
 			break
 		}
-		r.happens(RequestEvent{Event: "completed", Reason: OutcomeComplied})
+		r.happens(how)
 		t.entry.Resources = append(t.entry.Resources, resource{Request: r.ID})
 		err = t.insertRequestEvents(ctx, r)
 	}
 	return err
+}
+
+// withdrawErasure ends an erasure that a hold has deferred.
+const withdrawErasure = `update privault.erasures set state = 'withdrawn' where tenant_id = $1 and erasure_id = $2 and state = 'deferred'`
+
+// withdraw ends the erasure that a request waits for, which is denied or taken back; but not one that was asked for without a request too,
+// or that another request waits for.
+func (s *stepping) withdraw() error {
+	r := s.request
+	if r.State != RequestDeferred {
+		return nil
+	}
+	id, _ := parseID(erasurePrefix, r.Certificate)
+	done, err := s.data.Exec(s.ctx, withdrawErasure+` and not direct and not exists (select from privault.requests
+		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' and request_id <> $3)`, s.who.Tenant, id, r.id)
+	if err != nil || done.RowsAffected() == 0 {
+		return err
+	}
+	s.entry.Resources[0].Erasure = r.Certificate
+	s.enter(&ledgerLine{Kind: withdrawLine, Erasure: &lineErasure{ID: lineID(id), Digest: r.digest, Subjects: []lineID{}}})
+	return nil
 }
 
 // amendment is a change of a record that is about to be made: what a KMS or a budget must be asked for was, before the

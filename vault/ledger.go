@@ -71,6 +71,7 @@ const (
 	doneLine     lineKind = "done"
 	erasureLine  lineKind = "erasure"
 	deferralLine lineKind = "deferral"
+	withdrawLine lineKind = "withdrawal" // of an erasure that was deferred
 	holdLine     lineKind = "hold"
 	releaseLine  lineKind = "release"
 	factLine     lineKind = "fact"   // one that holds from then on

@@ -30,6 +30,7 @@ type lineErasure struct {
 	Certificate    string        `json:"certificate,omitempty"`
 	Records        []byte        `json:"records,omitempty"`
 	Part           *linePart     `json:"part,omitempty"` // nil: everything
+	Direct         bool          `json:"direct,omitempty"`
 
 	// What the law had kept then, and stays in a replay too, though the rules may be others by now.
 	Kept     []lineKept `json:"kept,omitempty"`
@@ -102,7 +103,7 @@ func unpackIDs(packed []byte) []ID {
 // enterErasure tells the ledger of an erasure that is about to be committed.
 func (t *txn) enterErasure(w *erasable, id ID, e *Erasure) {
 	line := &ledgerLine{Kind: deferralLine, Erasure: &lineErasure{ID: lineID(id), Digest: w.digest, Subjects: []lineID{lineID(*w.subject)},
-		Reason: e.Reason, Requested: e.Requested, Counts: e.Counts}}
+		Reason: e.Reason, Requested: e.Requested, Counts: e.Counts, Direct: e.direct}}
 	if e.State == ErasureErased {
 		line.Kind = erasureLine
 		line.Erasure.Erased, line.Erasure.ShredEffective, line.Erasure.Certificate = e.Erased, e.ShredEffective, e.Certificate
@@ -213,7 +214,7 @@ func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error 
 	if err != nil || !mine || gone {
 		return err
 	}
-	if line.Erasure == nil {
+	if line.Erasure == nil || line.Kind == withdrawLine {
 		return t.applyLine(ctx, line)
 	}
 	w, err := t.lockForErasure(ctx, digest)
@@ -251,6 +252,12 @@ func (t *txn) applyLine(ctx context.Context, line *ledgerLine) error {
 	switch line.Kind {
 	case deferralLine:
 		return t.insertErasure(ctx, line.Erasure, ErasureDeferred)
+	case withdrawLine:
+		id := ID(line.Erasure.ID)
+		if _, err := t.data.Exec(ctx, withdrawErasure, t.who.Tenant, id); err != nil {
+			return err
+		}
+		return t.answerWaiting(ctx, id, line.At, takenBack)
 	case holdLine:
 		h := line.Hold
 		subject, err := t.restoreSubject(ctx, h.Subject, h.Digest, h.At)
@@ -332,7 +339,7 @@ func (t *txn) insertErasure(ctx context.Context, e *lineErasure, state string) e
 		was.Retained = e.Retained
 	}
 	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, ID(e.ID), e.Digest, e.Reason, state, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
-		was.Scope, was.Retained)
+		was.Scope, was.Retained, e.Direct)
 	return err
 }
 
@@ -350,7 +357,7 @@ func (e *lineErasure) subjects() []ID {
 
 // erasure is what was asked for.
 func (e *lineErasure) erasure() *Erasure {
-	asked := &Erasure{ID: formatID(erasurePrefix, ID(e.ID)), Reason: e.Reason, Requested: e.Requested}
+	asked := &Erasure{ID: formatID(erasurePrefix, ID(e.ID)), Reason: e.Reason, Requested: e.Requested, direct: e.Direct}
 	if e.Part != nil {
 		asked.Scope, asked.Retained = e.Part.Scope, e.Part.Retained
 	}
@@ -398,7 +405,7 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 			return err
 		}
 	}
-	if err := t.answerWaiting(ctx, ID(e.ID), *e.Erased); err != nil {
+	if err := t.answerWaiting(ctx, ID(e.ID), *e.Erased, compliedWith); err != nil {
 		return err
 	}
 	if !inData {
@@ -589,7 +596,7 @@ func (r *Replay) count(kind lineKind, inData, inKeys bool) {
 	switch kind {
 	case erasureLine:
 		r.Erasures++
-	case deferralLine:
+	case deferralLine, withdrawLine:
 		r.Deferrals++
 	case holdLine:
 		r.Holds++

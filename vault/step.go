@@ -76,6 +76,7 @@ type step struct {
 	done func(*Request, Step) bool // it was taken before, just so; nil: it can't be told
 
 	fulfils bool // it may do what the request asks for
+	ends    bool // without doing it
 }
 
 // stepping is a step that is being taken.
@@ -98,7 +99,7 @@ var steps = map[string]step{
 		return r.Verified != nil && r.Verified.Method == s.Method && r.Verified.Level == s.Level && r.Verified.Evidence == s.Reference
 	}},
 	StepApprove: {from: []string{RequestWaiting}, do: (*stepping).approve, fulfils: true, done: func(r *Request, _ Step) bool { return r.Approved != nil }},
-	StepDeny: {from: []string{RequestReceived, RequestVerifying, RequestWaiting, RequestInProgress}, do: (*stepping).deny,
+	StepDeny: {from: open, do: (*stepping).deny, ends: true,
 		done: func(r *Request, s Step) bool { return r.Denial != "" && r.Denial == s.Reason }},
 	StepExtend: {from: open, do: (*stepping).extend,
 		done: func(r *Request, s Step) bool {
@@ -106,7 +107,7 @@ var steps = map[string]step{
 		}},
 	StepPause:  {from: []string{RequestReceived, RequestVerifying}, do: (*stepping).pause, done: func(r *Request, _ Step) bool { return r.Paused != nil }},
 	StepResume: {from: []string{RequestVerifying}, do: (*stepping).resume},
-	StepCancel: {from: []string{RequestReceived, RequestVerifying, RequestWaiting, RequestInProgress}, do: (*stepping).cancel,
+	StepCancel: {from: open, do: (*stepping).cancel, ends: true,
 		done: func(r *Request, _ Step) bool { return r.State == RequestCancelled }},
 	StepComplete: {from: []string{RequestInProgress}, do: (*stepping).complete,
 		done: func(r *Request, _ Step) bool { return r.State == RequestCompleted }},
@@ -143,9 +144,9 @@ func (v *Vault) TakeStep(ctx context.Context, who Caller, id string, s Step) (*R
 		if err != nil {
 			return err
 		}
-		if fulfils {
+		if fulfils || kind.ends {
 			// The person first: an erasure locks them before it looks for their requests.
-			if err := v.lockPerson(ctx, t, held, id); err != nil {
+			if err := v.lockPerson(ctx, t, held, id, fulfils); err != nil {
 				return err
 			}
 		}
@@ -294,12 +295,18 @@ func (s *stepping) approve() error {
 }
 
 func (s *stepping) deny() error {
+	if err := s.withdraw(); err != nil {
+		return err
+	}
 	s.request.Denial = s.Reason
 	s.closeRequest(s.request, RequestDenied, RequestEvent{Event: "denied", Reason: s.Reason})
 	return nil
 }
 
 func (s *stepping) cancel() error {
+	if err := s.withdraw(); err != nil {
+		return err
+	}
 	s.closeRequest(s.request, RequestCancelled, RequestEvent{Event: "cancelled"})
 	return nil
 }
@@ -402,10 +409,11 @@ func (s *stepping) goOn() error {
 	return nil
 }
 
-// lockPerson locks the person that a request is about, if there is one, against erasure.
-func (v *Vault) lockPerson(ctx context.Context, t *txn, keys *tenantKeys, id string) error {
+// lockPerson locks the person that a request is about, if there is one, against erasure. A step that doesn't fulfil the request needs that only
+// where an erasure waits for a hold.
+func (v *Vault) lockPerson(ctx context.Context, t *txn, keys *tenantKeys, id string, fulfils bool) error {
 	r, err := v.request(ctx, t, keys, id, "")
-	if err != nil {
+	if err != nil || !fulfils && r.State != RequestDeferred {
 		return err
 	}
 	digest, mode := r.digest, `for key share` // as who changes a record, who has locked that before, does
