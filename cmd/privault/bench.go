@@ -16,13 +16,13 @@ import (
 // with another day and another machine; a time is not.
 type benchCmd struct {
 	Only    []string `placeholder:"NAME,..." help:"Measure these alone; they are listed above."`
-	Size    string   `default:"normal" enum:"small,normal,full" help:"How much: small takes about a minute, normal some, full a quarter of an hour or more. The flags below change parts of it."`
+	Size    string   `default:"normal" enum:"small,normal,full" help:"How much: small takes about a minute, normal ten, full half an hour. The flags below change parts of it."`
 	URL     string   `help:"Measure this running server over HTTP alone, with nothing beside it, in place of one of its own. It leaves its collections there."`
 	KeyFile string   `type:"existingfile" placeholder:"FILE" help:"File with the API key for --url; by default PRIVAULT_API_KEY, or the development server's."`
 
 	Clients []int         `help:"Client counts for single calls, 1 to 300 each; what is measured at one count alone takes 64 if it is among them, or else the last."`
 	Batch   []int         `help:"Sizes of batches, 1 to 1000 items each."`
-	Time    time.Duration `help:"Time for each measurement of calls, at least 1s."`
+	Time    time.Duration `help:"Time for each measurement of calls, at least 100ms; pgbench takes whole seconds."`
 	Rounds  int           `help:"Measurements of each; the table shows the medians."`
 	Records int           `help:"Records to import, export and sweep, at least 100."`
 	Person  int           `help:"Records of the person to erase, at least 100."`
@@ -64,8 +64,8 @@ func (b *benchCmd) sizes() (benchSizes, error) {
 	if slices.ContainsFunc(s.Clients, within(1, 300)) || slices.ContainsFunc(s.Batch, within(1, 1000)) {
 		faults = append(faults, "--clients are 1 to 300 each, --batch 1 to 1000 each")
 	}
-	if s.Time < time.Second || s.Rounds < 1 || min(s.Records, s.Person) < 100 {
-		faults = append(faults, "--time is at least 1s, --rounds at least 1, --records and --person at least 100")
+	if s.Time < 100*time.Millisecond || s.Rounds < 1 || min(s.Records, s.Person) < 100 {
+		faults = append(faults, "--time is at least 100ms, --rounds at least 1, --records and --person at least 100")
 	}
 	for _, name := range b.Only {
 		if !slices.ContainsFunc(measurements, func(m measurement) bool { return m.name == name && (m.anywhere || b.URL == "") }) {
@@ -190,6 +190,7 @@ type bencher struct {
 type figure struct {
 	value    float64
 	p50, p99 time.Duration // 0: there is one latency alone, or none
+	note     string
 }
 
 // beside measures the work and its reference one after the other, as often as there are rounds, and completes the row with the medians.

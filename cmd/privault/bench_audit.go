@@ -26,7 +26,6 @@ func measureAudit(ctx context.Context, b *bencher) (rows []benchRow, err error) 
 		if err != nil {
 			return rows, err
 		}
-		var longest time.Duration
 		load := b.load(b.usual(), 1, requests)
 		row, err := b.beside(ctx, benchRow{Work: call.work, Clients: b.usual()},
 			func(ctx context.Context) (f figure, err error) {
@@ -34,7 +33,7 @@ func measureAudit(ctx context.Context, b *bencher) (rows []benchRow, err error) 
 					f, err = load(ctx)
 					return err
 				})
-				longest = max(longest, lag)
+				f.note = fmt.Sprintf("an entry waited %.2f s at most for its place", lag.Seconds())
 				return f, err
 			},
 			func(ctx context.Context) (f figure, err error) {
@@ -47,7 +46,6 @@ func measureAudit(ctx context.Context, b *bencher) (rows []benchRow, err error) 
 		if err != nil {
 			return rows, err
 		}
-		row[0].Note = fmt.Sprintf("an entry waited %.2f s at most for its place", longest.Seconds())
 		rows = append(rows, row...)
 	}
 	return rows, nil

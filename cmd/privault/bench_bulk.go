@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -59,6 +60,17 @@ func once(records int, do func() error) (figure, error) {
 	return figure{value: float64(records) / took.Seconds(), p50: took}, err
 }
 
+// watched times something that is done to --records records, and notes how much memory the server had at most meanwhile, where the system tells.
+func (b *bencher) watched(do func() error) (figure, error) {
+	process := strconv.Itoa(b.pid)
+	reset := os.WriteFile(filepath.Join("/proc", process, "clear_refs"), []byte("5"), 0o600) // proc(5): the peak is what it is now
+	f, err := once(b.Records, do)
+	if kilobytes, unknown := strconv.Atoi(strings.TrimSuffix(procLine(filepath.Join(process, "status"), "VmHWM"), " kB")); reset == nil && unknown == nil {
+		f.note = fmt.Sprintf("the server had %d MiB at most", kilobytes>>10)
+	}
+	return f, err
+}
+
 // settle makes Postgres write what waits, so that neither side of a comparison pays for what was before it.
 func (b *bencher) settle(ctx context.Context) error {
 	if b.owner == "" {
@@ -95,7 +107,7 @@ func (b *bencher) imported(ctx context.Context) (f figure, err error) {
 		return f, err
 	}
 	out := filepath.Join(b.dir, collection+".csv")
-	f, err = once(b.Records, func() error {
+	f, err = b.watched(func() error {
 		return b.command(ctx, "import", file, "--collection", collection, "--out", out)
 	})
 	if err != nil {
@@ -124,7 +136,7 @@ func measureImportStream(ctx context.Context, b *bencher) ([]benchRow, error) {
 			if err != nil {
 				return figure{}, err
 			}
-			return once(b.Records, func() error { return b.stream(ctx, file, collection) })
+			return b.watched(func() error { return b.stream(ctx, file, collection) })
 		}, b.copyIn)
 }
 
@@ -208,7 +220,7 @@ func measureExport(ctx context.Context, b *bencher) ([]benchRow, error) {
 	collection := b.lately[len(b.lately)-1]
 	return b.beside(ctx, benchRow{Work: "export, privault export", Records: b.Records},
 		func(ctx context.Context) (f figure, err error) {
-			f, err = once(b.Records, func() error {
+			f, err = b.watched(func() error {
 				return b.command(ctx, "export", out, "--collection", collection, "--view", "plain", "--restart")
 			})
 			if err != nil {

@@ -162,7 +162,7 @@ func (b *bencher) sweepUnder(ctx context.Context, collection string, reads traff
 	var wait sync.WaitGroup
 	var failed error
 	wait.Go(func() { meanwhile, failed = b.open(until, readsMeanwhile, time.Hour, reads) })
-	f, err = once(b.Records, func() error { return b.sweep(ctx, collection) })
+	f, err = b.watched(func() error { return b.sweep(ctx, collection) })
 	end()
 	wait.Wait()
 	return f, meanwhile, errors.Join(err, failed)

@@ -60,7 +60,7 @@ type budget struct {
 }
 
 func (r *benchRow) take(f figure) {
-	r.Measured, r.P50, r.P99 = f.value, ms(f.p50), ms(f.p99)
+	r.Measured, r.P50, r.P99, r.Note = f.value, ms(f.p50), ms(f.p99), f.note
 }
 
 func (r benchRow) complete() benchRow {

@@ -25,6 +25,7 @@ type benchTarget struct {
 	host, base string // of the URL: where to dial, and the path before every route's
 	tls        bool
 	owner      string // URL of the server's database, as its owner; empty: it isn't ours, and nothing is measured beside it
+	pid        int    // of the server, if it is ours
 	dir        string // for files
 	stop       func()
 	prefix     string // of the names of collections
@@ -79,6 +80,7 @@ func (t *benchTarget) start(ctx context.Context) error {
 	if err := server.Start(); err != nil {
 		return err
 	}
+	t.pid = server.Process.Pid
 	t.stop = func() {
 		_ = server.Process.Signal(syscall.SIGTERM)
 		_ = server.Wait()

@@ -2,64 +2,93 @@ package main
 
 import (
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/privault/privault/vault/vaulttest"
 )
 
 // tiny are flags of a benchmark that only shows that everything runs.
-var tiny = []string{"bench", "--size", "small", "--clients", "2", "--batch", "100", "--records", "300", "--person", "120"}
+var tiny = []string{"bench", "--size", "small", "--time", "100ms", "--clients", "2", "--batch", "100", "--records", "300", "--person", "120", "--json", "figures.json"}
 
-// The benchmark runs through: every measurement has figures, in the table, as JSON and in a document.
+// Every measurement has figures: in the table, as JSON and in a document.
 func TestBench(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	document := filepath.Join(dir, "performance.md")
-	write(t, document, "before\n"+figuresBegin+"old figures\n"+figuresEnd+"after\n")
-	done := runIn(t, dir, nil, append(tiny, "--json", "figures.json", "--markdown", document)...).want(t, 0)
+	for part := range slices.Chunk(measurements, 4) { // each with a server of its own, beside each other
+		var names []string
+		for _, m := range part {
+			names = append(names, m.name)
+		}
+		t.Run(strings.Join(names, " "), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			document := filepath.Join(dir, "performance.md")
+			write(t, document, "before\n"+figuresBegin+"old figures\n"+figuresEnd+"after\n")
+			done := runIn(t, dir, nil, append(slices.Clone(tiny), "--markdown", document, "--only", strings.Join(names, ","))...).want(t, 0)
+			text := read(t, document)
+			if !strings.HasPrefix(text, "before\n"+figuresBegin) || !strings.HasSuffix(text, figuresEnd+"after\n") || strings.Contains(text, "old figures") {
+				t.Error("the document is ", text)
+			}
+			report := measuredIn(t, dir, names)
+			for _, r := range report.Rows {
+				alone := strings.HasSuffix(r.Work, "closed loop")
+				if !alone && (!good(r.Reference) || !good(r.Ratio)) || r.Unit != "ns" && !good(r.P50) || r.P99 > 0 && r.P99 < r.P50 {
+					t.Errorf("a figure is missing in %+v", r)
+				}
+				if !strings.Contains(done.out, r.Work) || !strings.Contains(text, "| "+r.Work+" |") {
+					t.Errorf("%s is not in the table or not in the document", r.Work)
+				}
+			}
+			if want := "measuring " + strings.Join(names, "\nmeasuring ") + "\n"; done.err != want {
+				t.Error("it complained: ", done.err)
+			}
+			if report.Machine.Cores < 1 || report.Date.IsZero() || report.Versions["postgres"] == "" || report.Postgres["fsync"] != "on" || report.Sizes.Records != 300 {
+				t.Errorf("the report has %+v, %v, %v", report.Machine, report.Versions, report.Postgres)
+			}
+		})
+	}
+}
+
+// measuredIn reads the report, in which each of these measurements has figures.
+func measuredIn(t testing.TB, dir string, names []string) *benchReport {
+	t.Helper()
 	report, err := readReport(filepath.Join(dir, "figures.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := read(t, document)
-	if !strings.HasPrefix(text, "before\n"+figuresBegin) || !strings.HasSuffix(text, figuresEnd+"after\n") || strings.Contains(text, "old figures") {
-		t.Error("the document is ", text)
-	}
-	measured := map[string]int{}
+	measured := map[string]bool{}
 	for _, r := range report.Rows {
-		measured[r.Name]++
-		alone := strings.HasSuffix(r.Work, "closed loop")
-		if !good(r.Measured) || !alone && (!good(r.Reference) || !good(r.Ratio)) || r.Unit != "ns" && !good(r.P50) || r.P99 > 0 && r.P99 < r.P50 {
-			t.Errorf("a figure is missing in %+v", r)
-		}
-		if !strings.Contains(done.out, r.Work) || !strings.Contains(text, "| "+r.Work+" |") {
-			t.Errorf("%s is not in the table or not in the document", r.Work)
+		measured[r.Name] = true
+		if !good(r.Measured) {
+			t.Errorf("the figures are %+v", r)
 		}
 	}
-	for _, m := range measurements {
-		if measured[m.name] == 0 {
-			t.Errorf("%s has no figure", m.name)
-		}
-		if !strings.Contains(done.out, m.name+": ") || !strings.Contains(done.err, "measuring "+m.name+"\n") {
-			t.Errorf("%s is not told of", m.name)
+	for _, name := range names {
+		if !measured[name] {
+			t.Errorf("%s has no figure", name)
 		}
 	}
-	if len(strings.Split(strings.TrimSpace(done.err), "\n")) != len(measurements) {
-		t.Error("it complained: ", done.err)
-	}
-	if report.Machine.Cores < 1 || report.Date.IsZero() || report.Versions["postgres"] == "" || report.Postgres["fsync"] != "on" || report.Sizes.Records != 300 {
-		t.Errorf("the report has %+v, %v, %v", report.Machine, report.Versions, report.Postgres)
-	}
+	return report
+}
 
-	// A later run shows what it is to an earlier one, and what that one has not.
-	report.Rows = []benchRow{{Work: "FF1, 16 digits", Ratio: 1000}}
-	if err := report.writeJSON(filepath.Join(dir, "earlier.json")); err != nil {
+// A later run shows what its ratios are to earlier ones, and fails for none.
+func TestBenchComparesRatios(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	earlier := benchReport{Date: time.Date(2026, 3, 4, 0, 0, 0, 0, time.UTC), Rows: []benchRow{{Work: "FF1, 16 digits", Ratio: 1000}}}
+	if err := earlier.writeJSON(filepath.Join(dir, "earlier.json")); err != nil {
 		t.Fatal(err)
 	}
 	later := runIn(t, dir, nil, "bench", "--only", "ff1", "--compare", "earlier.json").want(t, 0)
-	if !strings.Contains(later.out, "ratio of "+report.Date.Format("2006-01-02")) || !strings.Contains(later.out, "1000.00") || !strings.Contains(later.out, "0.00") {
+	if !strings.Contains(later.out, "ratio of 2026-03-04") || !regexp.MustCompile(`FF1, 16 digits .* 1000\.00 +0\.00`).MatchString(later.out) {
 		t.Error(later.out)
 	}
 	runIn(t, dir, nil, "bench", "--only", "ff1,nothing").want(t, exitConfig)
@@ -72,21 +101,10 @@ func TestBenchOfARunningServer(t *testing.T) {
 	dir := t.TempDir()
 	env := []string{"PRIVAULT_API_KEY=" + d.APIKey}
 	names := []string{"tokenize", "detokenize-batch", "record", "search", "import-stream", "export", "erase"}
-	done := runIn(t, dir, env, append(tiny, "--url", d.URL, "--json", "figures.json", "--only", strings.Join(names, ","))...).want(t, 0)
-	report, err := readReport(filepath.Join(dir, "figures.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	measured := map[string]bool{}
-	for _, r := range report.Rows {
-		measured[r.Name] = true
-		if !good(r.Measured) || r.Reference != 0 || r.Ratio != 0 {
+	done := runIn(t, dir, env, append(slices.Clone(tiny), "--url", d.URL, "--only", strings.Join(names, ","))...).want(t, 0)
+	for _, r := range measuredIn(t, dir, names).Rows {
+		if r.Reference != 0 || r.Ratio != 0 {
 			t.Errorf("the figures are %+v", r)
-		}
-	}
-	for _, name := range names {
-		if !measured[name] {
-			t.Errorf("%s has no figure", name)
 		}
 	}
 	var list struct {
@@ -108,7 +126,54 @@ func TestBenchOfARunningServer(t *testing.T) {
 	runIn(t, dir, env, "bench", "--url", "ftp://127.0.0.1", "--only", "search").want(t, exitConfig)
 }
 
-// Calls that a server does not answer with 200 are no figures.
+// A server that stands still for a while does so to all calls that are due meanwhile. The open loop counts each of them; a closed one counts as many as it has clients.
+func TestBenchOpenLoopCountsWhatWaits(t *testing.T) {
+	t.Parallel()
+	var pause sync.RWMutex
+	var served atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if served.Add(1) == 400 {
+			pause.Lock()
+			<-time.After(500 * time.Millisecond)
+			pause.Unlock()
+		}
+		pause.RLock()
+		defer pause.RUnlock()
+		_, _ = w.Write([]byte("{}"))
+	}))
+	defer server.Close()
+	target := &benchTarget{host: strings.TrimPrefix(server.URL, "http://")}
+	requests := target.posts("/", func(int) []byte { return []byte("{}") })
+	open, err := target.open(t.Context(), 400, 2*time.Second, requests)
+	if err != nil || served.Load() != 800 {
+		t.Fatal(served.Load(), err)
+	}
+	if open.p99 < 400*time.Millisecond || open.value > 410 {
+		t.Errorf("open: %+v", open)
+	}
+	served.Store(0)
+	closed, err := target.closed(t.Context(), 1, 2*time.Second, requests)
+	if err != nil || served.Load() < 400 {
+		t.Fatal(served.Load(), err)
+	}
+	if closed.p99 > 400*time.Millisecond {
+		t.Errorf("closed: %+v", closed)
+	}
+}
+
+// A call that isn't answered with 200 is no figure.
+func TestBenchFailsWithTheServer(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]string{429: "limits are lower", 503: "503 Service Unavailable"} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		target := &benchTarget{host: strings.TrimPrefix(server.URL, "http://")}
+		if f, err := target.closed(t.Context(), 2, time.Second, target.posts("/", func(int) []byte { return nil })); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%d: %+v %v", status, f, err)
+		}
+		server.Close()
+	}
+}
+
 func good(n float64) bool { return n > 0 && !math.IsInf(n, 0) && !math.IsNaN(n) }
 
 func TestBenchHelp(t *testing.T) {
