@@ -52,14 +52,17 @@ $(REDOCLY): scripts/tools/package-lock.json
 	npm ci --prefix scripts/tools --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-# The figures that are kept: make bench ARGS="--json docs/performance.json --markdown docs/performance.md", on a machine that does nothing else.
+# Both show the ratios that are kept, of the same sizes. Keep new ones, made on a machine that does nothing else, with
+#   make bench ARGS="--json docs/performance.json --markdown docs/performance.md"
+#   make bench-small ARGS="--json docs/performance-small.json"
+compare = $(addprefix --compare=,$(wildcard $(1)))
 bench: build ## measure everything beside bare Postgres, for half an hour
 	@scripts/postgres.sh
-	./bin/privault bench --size=full $(ARGS)
+	./bin/privault bench --size=full $(call compare,docs/performance.json) $(ARGS)
 
-bench-small: build ## measure a little of it, beside the ratios that are kept in docs/
+bench-small: build ## measure a little of it
 	@scripts/postgres.sh
-	./bin/privault bench --size=small $(addprefix --compare=,$(wildcard docs/performance.json)) $(ARGS)
+	./bin/privault bench --size=small $(call compare,docs/performance-small.json) $(ARGS)
 
 # lint comes with gofmt and go vet. tidy and stale outputs come first: they take seconds.
 check: ## everything that must hold before a change lands

@@ -69,7 +69,7 @@ func (b *benchCmd) sizes() (benchSizes, error) {
 	}
 	for _, name := range b.Only {
 		if !slices.ContainsFunc(measurements, func(m measurement) bool { return m.name == name && (m.anywhere || b.URL == "") }) {
-			faults = append(faults, "--only "+name+": there is no such measurement"+map[bool]string{true: " that goes with --url"}[b.URL != ""])
+			faults = append(faults, "--only "+name+": there is no such measurement, or it doesn't go with --url")
 		}
 	}
 	if b.URL != "" && b.Compare+b.Markdown != "" {
@@ -104,8 +104,8 @@ var measurements = []measurement{
 	{"tokenize-batch", "--batch values in a call, 4 clients", "pgbench: as many rows by one insert", "values/s", true, measureTokenizeBatch},
 	{"detokenize-batch", "--batch tokens in a call, 4 clients", "pgbench: as many rows by one select", "values/s", true, measureDetokenizeBatch},
 	{"open", "single calls that arrive at 50 % and 80 % of what the closed loop did, whatever is still unanswered; a latency counts from when the call was due", "p99 of the closed loop", "ms p99", true, measureOpen},
-	{"deterministic", "tokenize one new value of a field with deterministic tokens", "the same insert", "calls/s", true, measureDeterministic},
-	{"fpe", "tokenize one new card number of a field with FF1 tokens", "the same insert", "calls/s", true, measureFPE},
+	{"deterministic", "tokenize one new value of a field with deterministic tokens, and detokenize one", "the same insert", "calls/s", true, measureDeterministic},
+	{"fpe", "tokenize one new card number of a field with FF1 tokens, and detokenize one", "the same insert", "calls/s", true, measureFPE},
 	{"record", "store a record of 1 and of 8 fields, and read it whole, in plain", "pgbench: one-row durable insert, of as many bytes where it stores", "calls/s", true, measureRecords},
 	{"search", "find a record by a whole value, audited", "pgbench: one row by an indexed select", "calls/s", true, measureSearch},
 	{"ff1", "FF1 of 16 digits, in process", "20 AES block calls", "ns", false, measureFF1},
@@ -169,14 +169,17 @@ func (b *benchCmd) Run(ctx context.Context) error {
 			faults = append(faults, fmt.Errorf("%s: %w", m.name, err))
 		}
 	}
-	faults = append(faults, ctx.Err(), report.print(os.Stdout, before))
+	faults = append(faults, report.print(os.Stdout, before))
+	target.leave(os.Stdout)
+	if ctx.Err() != nil { // what is half goes into no file
+		return errors.Join(append(faults, ctx.Err())...)
+	}
 	if b.JSON != "" {
 		faults = append(faults, report.writeJSON(b.JSON))
 	}
 	if b.Markdown != "" {
 		faults = append(faults, report.writeMarkdown(b.Markdown))
 	}
-	target.leave(os.Stdout)
 	return errors.Join(faults...)
 }
 

@@ -44,22 +44,22 @@ func (b *bencher) load(clients, items int, requests traffic) func(context.Contex
 
 // tokenizing stores new e-mail addresses, so many in a call.
 func (b *bencher) tokenizing(ctx context.Context, items int) (traffic, error) {
-	return b.storing(ctx, "write", emailField, items, func() string { return `"email":"` + b.email() + `"` })
-}
-
-// storing stores new records, so many in a call.
-func (b *bencher) storing(ctx context.Context, name, fields string, items int, record func() string) (traffic, error) {
-	collection, err := b.define(ctx, name, fields)
+	collection, err := b.define(ctx, "write", emailField)
 	if err != nil {
 		return nil, err
 	}
+	return b.storing(collection, "email", items, b.email), nil
+}
+
+// storing stores values of a field, so many in a call.
+func (b *bencher) storing(collection, field string, items int, value func() string) traffic {
 	return b.posts("/v1/tokenize", func(int) []byte {
 		all := make([]string, items)
 		for i := range all {
-			all[i] = `{"fields":{` + record() + `}}`
+			all[i] = `{"fields":{"` + field + `":"` + value() + `"}}`
 		}
 		return []byte(batchBody(collection, all...))
-	}), nil
+	})
 }
 
 // detokenizing reads stored values, so many in a call, one after the other.
@@ -68,13 +68,18 @@ func (b *bencher) detokenizing(ctx context.Context, items int) (traffic, error) 
 	if err != nil {
 		return nil, err
 	}
+	return b.reading(tokens, items, ""), nil
+}
+
+// reading reads tokens, so many in a call; place says where those are that don't say it themselves.
+func (b *bencher) reading(tokens []string, items int, place string) traffic {
 	return b.posts("/v1/detokenize", func(n int) []byte {
 		all := make([]string, items)
 		for i := range all {
-			all[i] = `{"token":"` + tokens[(n*items+i)%len(tokens)] + `","view":"plain"}`
+			all[i] = `{"token":"` + tokens[(n*items+i)%len(tokens)] + `","view":"plain"` + place + `}`
 		}
 		return []byte(`{"items":[` + strings.Join(all, ",") + `]}`)
-	}), nil
+	})
 }
 
 func measureTokenizeBatch(ctx context.Context, b *bencher) ([]benchRow, error) {
@@ -149,22 +154,31 @@ func measureOpen(ctx context.Context, b *bencher) (rows []benchRow, err error) {
 var openShares = []int{50, 80}
 
 func measureDeterministic(ctx context.Context, b *bencher) ([]benchRow, error) {
-	return b.strategy(ctx, "tokenize, deterministic", "deterministic", `{"email":{"type":"email","index":["exact"],"token":{"strategy":"deterministic"}}}`,
-		func() string { return `"email":"` + b.email() + `"` })
+	return b.strategy(ctx, "deterministic", "email", `{"type":"email","index":["exact"],"token":{"strategy":"deterministic"}}`, b.email)
 }
 
 func measureFPE(ctx context.Context, b *bencher) ([]benchRow, error) {
-	return b.strategy(ctx, "tokenize, FPE", "fpe", `{"pan":{"type":"pan","token":{"strategy":"fpe","keep_suffix":4,"luhn":"invalid"}}}`,
-		func() string { return `"pan":"` + b.card() + `"` })
+	return b.strategy(ctx, "fpe", "pan", `{"type":"pan","token":{"strategy":"fpe","keep_suffix":4,"luhn":"invalid"}}`, b.card)
 }
 
-// strategy measures storing new values of a field whose tokens are rows.
-func (b *bencher) strategy(ctx context.Context, work, name, fields string, record func() string) ([]benchRow, error) {
-	requests, err := b.storing(ctx, name, fields, 1, record)
+// strategy measures storing and reading values of a field whose tokens are rows.
+func (b *bencher) strategy(ctx context.Context, name, field, definition string, value func() string) ([]benchRow, error) {
+	collection, err := b.define(ctx, name, `{"`+field+`":`+definition+`}`)
 	if err != nil {
 		return nil, err
 	}
-	return b.beside(ctx, benchRow{Work: work, Clients: b.usual()}, b.load(b.usual(), 1, requests), b.insertReference(b.usual(), 1))
+	rows, err := b.beside(ctx, benchRow{Work: "tokenize, " + name, Clients: b.usual()},
+		b.load(b.usual(), 1, b.storing(collection, field, 1, value)), b.insertReference(b.usual(), 1))
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := b.fill(ctx, collection, field, value)
+	if err != nil {
+		return rows, err
+	}
+	read, err := b.beside(ctx, benchRow{Work: "detokenize, " + name, Clients: b.usual()},
+		b.load(b.usual(), 1, b.reading(tokens, 1, `,"collection":"`+collection+`","field":"`+field+`"`)), b.insertReference(b.usual(), 1))
+	return append(rows, read...), err
 }
 
 // card is a card number that was not there before, Luhn-valid.
@@ -228,17 +242,15 @@ func measureSearch(ctx context.Context, b *bencher) ([]benchRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	for first := 0; first < benchTokens; first += 1000 {
-		var items []string
-		for i := range 1000 {
-			items = append(items, fmt.Sprintf(`{"fields":{"email":"jane.roe.%d@example.com"}}`, first+i))
-		}
-		if _, err := b.store(ctx, collection, items); err != nil {
-			return nil, err
-		}
+	stored := 0
+	if _, err := b.fill(ctx, collection, "email", func() string {
+		stored++
+		return fmt.Sprintf("jane.roe.%d@example.com", stored)
+	}); err != nil {
+		return nil, err
 	}
 	requests := b.posts("/v1/collections/"+collection+"/search", func(n int) []byte {
-		return fmt.Appendf(nil, `{"field":"email","equals":"jane.roe.%d@example.com"}`, n*7919%benchTokens)
+		return fmt.Appendf(nil, `{"field":"email","equals":"jane.roe.%d@example.com"}`, 1+n*7919%benchTokens)
 	})
 	return b.beside(ctx, benchRow{Work: "search", Clients: b.usual()}, b.load(b.usual(), 1, requests), b.reference(b.usual(), selectOne, 1))
 }

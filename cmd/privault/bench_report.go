@@ -189,10 +189,10 @@ func (r *benchReport) print(w io.Writer, before *benchReport) error {
 	return table.Flush()
 }
 
-// change gives the ratio that the same work had then, and what it is now to what it was.
+// change gives the ratio that the same work of the same size had then, and what it is now to what it was.
 func (r *benchReport) change(now benchRow) []string {
 	i := slices.IndexFunc(r.Rows, func(then benchRow) bool {
-		return then.Work == now.Work && then.Clients == now.Clients && then.Ratio > 0
+		return then.Work == now.Work && then.Clients == now.Clients && then.Records == now.Records && then.Ratio > 0
 	})
 	if i < 0 || now.Ratio == 0 {
 		return []string{"–", "–"}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -57,7 +58,7 @@ func (b *benchCmd) target(ctx context.Context, dir string) (*benchTarget, error)
 	}
 	t.host, t.base, t.tls = u.Host, strings.TrimSuffix(u.Path, "/"), u.Scheme == "https"
 	if u.Port() == "" {
-		t.host += map[bool]string{true: ":443", false: ":80"}[t.tls]
+		t.host = net.JoinHostPort(u.Hostname(), u.Scheme) // the port by its name
 	}
 	return t, nil
 }
@@ -174,21 +175,25 @@ func (t *benchTarget) stored(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var tokens []string
+	t.tokens, err = t.fill(ctx, collection, "email", t.email)
+	return t.tokens, err
+}
+
+// fill stores values of a field, each in a record of its own, and gives their tokens.
+func (t *benchTarget) fill(ctx context.Context, collection, field string, value func() string) (tokens []string, err error) {
 	for len(tokens) < benchTokens {
 		var items []string
 		for range 1000 {
-			items = append(items, `{"fields":{"email":"`+t.email()+`"}}`)
+			items = append(items, `{"fields":{"`+field+`":"`+value()+`"}}`)
 		}
 		stored, err := t.store(ctx, collection, items)
 		if err != nil {
 			return nil, err
 		}
 		for _, item := range stored {
-			tokens = append(tokens, item.Tokens["email"])
+			tokens = append(tokens, item.Tokens[field])
 		}
 	}
-	t.tokens = tokens
 	return tokens, nil
 }
 

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"encoding/pem"
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -99,7 +102,11 @@ func TestBenchOfARunningServer(t *testing.T) {
 	t.Parallel()
 	d := startDev(t, t.TempDir(), "--no-sample", "--database-url", vaulttest.EmptyDatabase(t))
 	dir := t.TempDir()
-	env := []string{"PRIVAULT_API_KEY=" + d.APIKey}
+	// A key with the roles that the documentation names, and no more.
+	var principal, key struct{ ID, Key string }
+	d.caller().want(t, 201, "POST", "/v1/principals", `{"name":"bench","roles":["admin","backend-writer","backend-reader","exporter","compliance"]}`, &principal)
+	d.caller().want(t, 201, "POST", "/v1/principals/"+principal.ID+"/keys", `{}`, &key)
+	env := []string{"PRIVAULT_API_KEY=" + key.Key}
 	names := []string{"tokenize", "detokenize-batch", "record", "search", "import-stream", "export", "erase"}
 	done := runIn(t, dir, env, append(slices.Clone(tiny), "--url", d.URL, "--only", strings.Join(names, ","))...).want(t, 0)
 	for _, r := range measuredIn(t, dir, names).Rows {
@@ -123,6 +130,17 @@ func TestBenchOfARunningServer(t *testing.T) {
 		}
 	}
 	runIn(t, dir, env, "bench", "--url", d.URL, "--only", "sweep").want(t, exitConfig)
+
+	// Behind a proxy that speaks TLS and has it under a path.
+	behind, err := url.Parse(d.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := httptest.NewTLSServer(http.StripPrefix("/vault", httputil.NewSingleHostReverseProxy(behind)))
+	defer front.Close()
+	write(t, filepath.Join(dir, "ca.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})))
+	runIn(t, dir, append(env, "SSL_CERT_FILE=ca.pem"), append(slices.Clone(tiny), "--url", front.URL+"/vault/", "--only", "tokenize,record")...).want(t, 0)
+	measuredIn(t, dir, []string{"tokenize", "record"})
 	runIn(t, dir, env, "bench", "--url", "ftp://127.0.0.1", "--only", "search").want(t, exitConfig)
 }
 
