@@ -134,6 +134,7 @@ var queryParameters = map[string][]string{
 	"GET /v1/policies/:policy/history":                  {"limit", "cursor"},
 	"GET /v1/purposes":                                  {"limit", "cursor"},
 	"GET /v1/subjects/:subject/consents":                {"limit", "cursor"},
+	"GET /v1/subjects/:subject/links":                   {"limit", "cursor"},
 }
 
 func checkQuery(c echo.Context, r *http.Request) error {

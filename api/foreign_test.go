@@ -64,6 +64,7 @@ var idsElsewhere = []routeLine{
 	{route: "GET /v1/principals", query: "?cursor={cursor}"},
 	{route: "GET /v1/subjects/:subject/consents", query: "?cursor={cursor}"},
 	{route: "GET /v1/subjects/:subject/disclosures", query: "?cursor={cursor}"},
+	{route: "GET /v1/subjects/:subject/links", query: "?cursor={cursor}"},
 	{route: "GET /v1/audit/entries", query: "?cursor={cursor}"},
 	{route: "POST /v1/collections/:collection/search", body: `{"field":"email","equals":"jane@example.com","cursor":"{cursor}"}`},
 }

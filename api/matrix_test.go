@@ -89,6 +89,8 @@ var everyRoute = []routeLine{
 	{route: "GET /v1/subjects/:subject/restriction", action: policy.ReadConsents, renew: (*world).restriction},
 	{route: "PUT /v1/subjects/:subject/restriction", action: policy.Restrict, body: `{"reason":"gdpr-18-1-a"}`},
 	{route: "DELETE /v1/subjects/:subject/restriction", action: policy.Restrict, body: `{"informed_at":"{now}"}`, header: "Content-Type: application/json", renew: (*world).restriction},
+	{route: "GET /v1/subjects/:subject/links", action: policy.ReadSubject},
+	{route: "POST /v1/subjects/:subject/links", action: policy.LinkSubjects, body: `{"subject":"cust-4","reason":"nothing"}`},
 	{route: "GET /v1/audit/entries", action: policy.ReadAudit},
 	{route: "GET /v1/audit/entries/:entry", action: policy.ReadAudit},
 	{route: "GET /v1/audit/entries/:entry/proof", action: policy.ReadAudit},

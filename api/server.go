@@ -119,6 +119,8 @@ func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 	v1.POST("/transforms/:transform/decode", s.decode)
 	v1.GET("/subjects/:subject", s.getSubject)
 	v1.POST("/subjects/:subject/erasure", s.eraseSubject)
+	v1.POST("/subjects/:subject/links", s.linkSubjects)
+	v1.GET("/subjects/:subject/links", s.listLinks)
 	v1.GET("/certificates/:certificate", s.getCertificate)
 	v1.GET("/retention/summary", s.retentionSummary)
 	v1.POST("/retention/simulations", s.simulateRetention)

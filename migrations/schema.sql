@@ -202,7 +202,8 @@ begin
       select exists (select from privault.holds h where h.tenant_id = whose and h.released_at is null and (h.expires_at is null or h.expires_at > now())
         and case when h.subject_id is null
           then exists (select from privault.audit_entries e where e.tenant_id = whose and e.entry_id >= first and e.entry_id < beyond)
-          else exists (select from privault.disclosures d where d.tenant_id = whose and d.subject_id = h.subject_id and d.entry_id >= first and d.entry_id < beyond)
+          else exists (select from privault.disclosures d where d.tenant_id = whose and d.subject_id in (select h.subject_id union all
+            select l.merged_id from privault.subject_links l where l.tenant_id = whose and l.subject_id = h.subject_id) and d.entry_id >= first and d.entry_id < beyond)
         end) into has;
 
       if has then
@@ -606,6 +607,15 @@ CREATE TABLE privault.erasure_recipients (
 
 ALTER TABLE ONLY privault.erasure_recipients FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.erasure_references (
+    tenant_id uuid NOT NULL,
+    digest bytea NOT NULL,
+    erasure_id uuid NOT NULL,
+    CONSTRAINT erasure_references_digest_check CHECK ((octet_length(digest) = 32))
+);
+
+ALTER TABLE ONLY privault.erasure_references FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.erasures (
     tenant_id uuid NOT NULL,
     erasure_id uuid NOT NULL,
@@ -946,11 +956,27 @@ CREATE TABLE privault.subject_history (
 
 ALTER TABLE ONLY privault.subject_history FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE privault.subject_links (
+    tenant_id uuid NOT NULL,
+    link_id uuid NOT NULL,
+    subject_id uuid NOT NULL,
+    merged_id uuid,
+    records bigint NOT NULL,
+    reason text NOT NULL,
+    linked_at timestamp with time zone NOT NULL,
+    principal_id uuid NOT NULL,
+    sealed bytea,
+    CONSTRAINT subject_links_records_check CHECK ((records >= 0))
+);
+
+ALTER TABLE ONLY privault.subject_links FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE privault.subjects (
     tenant_id uuid NOT NULL,
     digest bytea NOT NULL,
     subject_id uuid NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    link_id uuid,
     CONSTRAINT subjects_digest_check CHECK ((octet_length(digest) = 32))
 );
 
@@ -1237,6 +1263,9 @@ ALTER TABLE ONLY privault.erasing
 ALTER TABLE ONLY privault.erasure_recipients
     ADD CONSTRAINT erasure_recipients_pkey PRIMARY KEY (tenant_id, erasure_id, webhook_id);
 
+ALTER TABLE ONLY privault.erasure_references
+    ADD CONSTRAINT erasure_references_pkey PRIMARY KEY (tenant_id, digest, erasure_id);
+
 ALTER TABLE ONLY privault.erasures
     ADD CONSTRAINT erasures_pkey PRIMARY KEY (tenant_id, erasure_id);
 
@@ -1309,8 +1338,8 @@ ALTER TABLE ONLY privault.subject_facts
 ALTER TABLE ONLY privault.subject_history
     ADD CONSTRAINT subject_history_pkey PRIMARY KEY (tenant_id, subject_id, event_id);
 
-ALTER TABLE ONLY privault.subjects
-    ADD CONSTRAINT subjects_id UNIQUE (tenant_id, subject_id);
+ALTER TABLE ONLY privault.subject_links
+    ADD CONSTRAINT subject_links_pkey PRIMARY KEY (tenant_id, link_id);
 
 ALTER TABLE ONLY privault.subjects
     ADD CONSTRAINT subjects_pkey PRIMARY KEY (tenant_id, digest);
@@ -1396,6 +1425,12 @@ CREATE INDEX requests_digest ON privault.requests USING btree (tenant_id, digest
 CREATE INDEX requests_due ON privault.requests USING btree (tenant_id, due_at) WHERE (closed_at IS NULL);
 
 CREATE INDEX requests_received ON privault.requests USING btree (tenant_id, regime, received_at);
+
+CREATE UNIQUE INDEX subject_links_merged ON privault.subject_links USING btree (tenant_id, merged_id) WHERE (merged_id IS NOT NULL);
+
+CREATE INDEX subject_links_subject ON privault.subject_links USING btree (tenant_id, subject_id, link_id);
+
+CREATE INDEX subjects_person ON privault.subjects USING btree (tenant_id, subject_id);
 
 CREATE INDEX suppressions_id ON privault.suppressions USING btree (tenant_id, suppression_id);
 
@@ -1524,6 +1559,8 @@ ALTER TABLE privault.erasing ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.erasure_recipients ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.erasure_references ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.erasures ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY finished ON privault.jobs AS RESTRICTIVE FOR DELETE USING ((finished_at IS NOT NULL));
@@ -1578,6 +1615,8 @@ ALTER TABLE privault.subject_facts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.subject_history ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE privault.subject_links ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE privault.subjects ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE privault.suppressions ENABLE ROW LEVEL SECURITY;
@@ -1607,6 +1646,8 @@ CREATE POLICY tenant ON privault.disclosures USING ((tenant_id = ( SELECT privau
 CREATE POLICY tenant ON privault.erasing USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.erasure_recipients USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.erasure_references USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.erasures USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -1649,6 +1690,8 @@ CREATE POLICY tenant ON privault.revoked_tokens USING ((tenant_id = ( SELECT pri
 CREATE POLICY tenant ON privault.subject_facts USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.subject_history USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
+
+CREATE POLICY tenant ON privault.subject_links USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
 CREATE POLICY tenant ON privault.subjects USING ((tenant_id = ( SELECT privault.tenant() AS tenant)));
 
@@ -1736,6 +1779,8 @@ GRANT SELECT,INSERT,DELETE ON TABLE privault.erasing TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.erasure_recipients TO privault_app;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE privault.erasure_references TO privault_app;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.erasures TO privault_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE privault.governance TO privault_app;
@@ -1777,6 +1822,8 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.revoked_tokens TO privault_a
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subject_facts TO privault_app;
 
 GRANT SELECT,INSERT,DELETE ON TABLE privault.subject_history TO privault_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subject_links TO privault_app;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE privault.subjects TO privault_app;
 

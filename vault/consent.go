@@ -120,16 +120,16 @@ func (v *Vault) say(ctx context.Context, who Caller, action policy.Action, refer
 		if err != nil {
 			return err
 		}
-		id, err := t.ensureSubject(ctx, keys, reference)
-		if err != nil {
-			return err
-		}
-		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, id), Purpose: said.Purpose}}
 		if kind == restrictionFact { // it keeps records from a sweep, as a hold does
 			if err := t.holdLock(ctx, alone); err != nil {
 				return err
 			}
 		}
+		id, err := t.ensureSubject(ctx, keys, reference)
+		if err != nil {
+			return err
+		}
+		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, id), Purpose: said.Purpose}}
 		created, err = t.begin(ctx, id, kind, said)
 		return err
 	})

@@ -3,11 +3,8 @@ package vault
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/privault/privault/vault/policy"
 )
@@ -71,29 +68,20 @@ func (v *Vault) Disclosures(ctx context.Context, who Caller, subject, cursor str
 		return nil, "", v.refuseUnopened(ctx, who, policy.ReadAudit, err)
 	}
 	err = v.within(ctx, who, policy.ReadAudit, func(t *txn) error {
-		sum, err := t.subjectDigest(ctx, keys, subject)
-		if err != nil {
-			return err
-		}
-		var id ID
-		err = t.data.QueryRow(ctx, `
-			select subject_id from privault.subjects where tenant_id = $1 and digest = $2`, who.Tenant, sum).Scan(&id)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fail(NotFound, "")
-		}
+		s, err := t.knownSubject(ctx, keys, subject)
 		if err != nil {
 			return err
 		}
 		if err := t.entry.require(policy.ReadAudit); err != nil {
 			return err
 		}
-		list := "disclosures\x00" + string(id[:])
+		list := "disclosures\x00" + string(s.id[:])
 		before, err := t.entryCursor(keys, list, cursor, t.now.AddDate(100, 0, 0))
 		if err != nil {
 			return err
 		}
 		var last ID
-		if page, last, err = t.disclosures(ctx, id, before, limit+1); err != nil || len(page) <= limit {
+		if page, last, err = t.disclosures(ctx, s.id, before, limit+1); err != nil || len(page) <= limit {
 			t.entry.Items = len(page)
 			return err
 		}
@@ -106,6 +94,10 @@ func (v *Vault) Disclosures(ctx context.Context, who Caller, subject, cursor str
 
 // disclosures gives limit disclosures before an entry, and the id of the last but one.
 func (t *txn) disclosures(ctx context.Context, subject, before ID, limit int) (page []Disclosure, last ID, err error) {
+	known, err := t.idsOf(ctx, subject)
+	if err != nil {
+		return nil, last, err
+	}
 	var entry ID
 	var ids []ID
 	var records []ID
@@ -116,17 +108,22 @@ func (t *txn) disclosures(ctx context.Context, subject, before ID, limit int) (p
 		return err
 	}, `
 		with page as (
-			select d.entry_id, array_agg(d.record_id) as records from privault.disclosures d
-			where d.tenant_id = $1 and d.subject_id = $2 and d.entry_id < $3
-			group by d.entry_id order by d.entry_id desc limit $4)
-		select p.entry_id, p.records, e.body
+			select distinct d.entry_id from unnest($2::uuid[]) as k(subject_id), lateral `+entriesAbout+` order by d.entry_id desc limit $4)
+		select p.entry_id, array(
+			select d.record_id from privault.disclosures d where d.tenant_id = $1 and d.subject_id = any($2) and d.entry_id = p.entry_id), e.body
 		from page p join privault.audit_entries e on e.tenant_id = $1 and e.entry_id = p.entry_id
-		order by p.entry_id desc`, t.who.Tenant, subject, before, limit)
+		order by p.entry_id desc`, t.who.Tenant, known, before, limit)
 	if len(ids) > 1 {
 		last = ids[len(ids)-2]
 	}
 	return page, last, err
 }
+
+// entriesAbout are the newest $4 entries before $3 of each of the ids k.subject_id that a person is known by: each in the order of the
+// primary key.
+const entriesAbout = `(
+	select distinct d.entry_id from privault.disclosures d
+	where d.tenant_id = $1 and d.subject_id = k.subject_id and d.entry_id < $3 order by d.entry_id desc limit $4) d`
 
 // disclosed cuts an entry down to some of its records.
 func disclosed(records []ID, body string) (d Disclosure, err error) {

@@ -75,6 +75,9 @@ func (v *Vault) eraseAsked(ctx context.Context, who Caller, reference string, as
 		if checkSubject(reference, "") != nil {
 			return fail(NotFound, "")
 		}
+		if err := t.holdLock(ctx, shared); err != nil {
+			return err
+		}
 		sum, err := t.subjectDigest(ctx, keys, reference)
 		if err != nil {
 			return err
@@ -123,6 +126,7 @@ func (v *Vault) eraseAsked(ctx context.Context, who Caller, reference string, as
 // erasable is a person who is about to be erased, locked.
 type erasable struct {
 	digest  []byte
+	digests [][]byte // of all the person's references
 	subject *ID      // nil: there is nobody, but
 	earlier *Erasure // was erased, or is to be
 	records []ID
@@ -131,21 +135,21 @@ type erasable struct {
 	held    bool       // by a legal hold: some of the records, or whatever will come
 	part    *portion   // nil: everything goes
 	kept    []lineKept // by a legal minimum, since spareLawful
+	links   []ID       // of references, since eraseWhole
+	merged  []ID       // under which else the person was known
 
 	suppressed map[string]string // what of the person stays on the suppression list: digest → what it is of
 }
 
-// lockForErasure finds a person and everything of theirs. Until the transaction ends, whoever stores or changes a record of
-// the person waits, and so does who places a hold.
+// lockForErasure finds a person and everything of theirs, under holdLock. Until the transaction ends, whoever stores or changes a
+// record of the person waits, and so does who places a hold.
 func (t *txn) lockForErasure(ctx context.Context, digest []byte) (*erasable, error) {
 	w := &erasable{digest: digest}
-	err := t.data.QueryRow(ctx, `
-		select subject_id from privault.subjects where tenant_id = $1 and digest = $2 for update`,
-		t.who.Tenant, digest).Scan(&w.subject)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	var err error
+	if w.subject, w.digests, err = t.lockReferences(ctx, digest); err != nil {
 		return nil, err
 	}
-	if w.earlier, err = t.erasureOf(ctx, digest); err != nil {
+	if w.earlier, err = t.erasureOf(ctx, w.digests); err != nil {
 		return nil, err
 	}
 	if w.subject == nil {
@@ -153,9 +157,6 @@ func (t *txn) lockForErasure(ctx context.Context, digest []byte) (*erasable, err
 			return nil, fail(NotFound, "")
 		}
 		return w, nil
-	}
-	if err := t.holdLock(ctx, shared); err != nil {
-		return nil, err
 	}
 	err = t.data.QueryRow(ctx, `
 		select coalesce(array_agg(r.record_id), '{}'), coalesce(bool_or(cardinality(r.digests) > 0), false),
@@ -169,9 +170,9 @@ func (t *txn) lockForErasure(ctx context.Context, digest []byte) (*erasable, err
 	return w, err
 }
 
-// erasureOf gives the newest erasure of whoever has the digest, if there is one; a partial one is none, nor is one that was withdrawn.
-func (t *txn) erasureOf(ctx context.Context, digest []byte) (*Erasure, error) {
-	rows, err := t.data.Query(ctx, selectErasure+`digest = $2 and scope is null and state <> 'withdrawn' order by erasure_id desc limit 1`, t.who.Tenant, digest)
+// erasureOf gives the newest erasure of whoever has one of the digests, if there is one; a partial one is none, nor is one that was withdrawn.
+func (t *txn) erasureOf(ctx context.Context, digests [][]byte) (*Erasure, error) {
+	rows, err := t.data.Query(ctx, selectErasure+erasedUnder+` and scope is null and state <> 'withdrawn' order by erasure_id desc limit 1`, t.who.Tenant, digests)
 	if err != nil {
 		return nil, err
 	}
@@ -185,6 +186,11 @@ func (t *txn) erasureOf(ctx context.Context, digest []byte) (*Erasure, error) {
 const selectErasure = `
 	select erasure_id, state, reason, requested_at, erased_at, shred_effective_at, counts, scope, retained, coalesce(certificate, ''), coalesce(completion, ''), direct
 	from privault.erasures where tenant_id = $1 and `
+
+// erasedUnder says that an erasure is one of who has one of the digests $2.
+const erasedUnder = `erasure_id = any(array(
+	select o.erasure_id from privault.erasures o where o.tenant_id = $1 and o.digest = any($2)
+	union all select o.erasure_id from privault.erasure_references o where o.tenant_id = $1 and o.digest = any($2)))`
 
 func scanErasure(r pgx.CollectableRow) (*Erasure, error) {
 	e := &Erasure{}
@@ -234,6 +240,16 @@ func (v *Vault) erase(ctx context.Context, t *txn, w *erasable, e *Erasure) erro
 	}
 	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, id, w.digest, e.Reason, e.State, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
 		e.Scope, e.Retained, e.direct)
+	if err != nil || len(w.digests) < 2 {
+		return err
+	}
+	return t.insertErasureReferences(ctx, id, w.digests)
+}
+
+func (t *txn) insertErasureReferences(ctx context.Context, erasure ID, digests [][]byte) error {
+	_, err := t.data.Exec(ctx, `
+		insert into privault.erasure_references (tenant_id, digest, erasure_id) select $1, unnest($2::bytea[]), $3 on conflict do nothing`,
+		t.who.Tenant, digests, erasure)
 	return err
 }
 
@@ -308,7 +324,11 @@ func (v *Vault) eraseWhole(ctx context.Context, t *txn, w *erasable, id ID, _ *E
 	if err := v.suppress(ctx, t, w, id); err != nil {
 		return err
 	}
-	return t.forgetRequests(ctx, [][]byte{w.digest}, nil, true)
+	var err error
+	if w.links, w.merged, err = t.forgetLinks(ctx, []ID{*w.subject}, true); err != nil {
+		return err
+	}
+	return t.forgetRequests(ctx, w.digests, nil, true)
 }
 
 // certify writes and signs the certificate of an erasure: lines of "name: value" under a title, as a signed note. It says
@@ -409,6 +429,9 @@ func (v *Vault) deferredStep(ctx context.Context, b *batch) (done int, more bool
 	}
 	position, _ := parseID(erasurePrefix, after)       // at first: from the lowest id
 	if _, err := b.holdKeys(ctx, b.ring); err != nil { // before the person, as everywhere
+		return 0, false, err
+	}
+	if err := b.holdLock(ctx, shared); err != nil {
 		return 0, false, err
 	}
 	var id ID

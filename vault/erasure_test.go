@@ -365,6 +365,11 @@ func (s *scene) addRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, pair := range [][2]string{{"held-1", "held-2"}, {"gone-1", "gone-2"}} {
+		if _, _, err := s.LinkSubjects(t.Context(), s.who, pair[0], pair[1], "duplicate"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	gone, err := s.EraseSubject(t.Context(), s.who, "gone-1", "gdpr-17", false)
 	if err != nil {
 		t.Fatal(err)

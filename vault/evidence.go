@@ -127,8 +127,10 @@ func (q EntryQuery) sql(ctx context.Context, t *txn, keys *tenantKeys, before ID
 		}
 		source = `
 		select e.entry_id, e.principal_id, e.action, e.outcome, e.body from (
-			select distinct d.entry_id from privault.disclosures d join privault.subjects s using (tenant_id, subject_id)
-			where d.tenant_id = $1 and s.tenant_id = $1 and s.digest = ` + arg(subject) + ` and d.entry_id < $2 and d.entry_id >= $3
+			select distinct d.entry_id from (` + knownIDs(arg(subject)) + `) k, lateral (
+				select distinct d.entry_id from privault.disclosures d
+				where d.tenant_id = $1 and d.subject_id = k.subject_id and d.entry_id < $2 and d.entry_id >= $3
+				order by d.entry_id desc limit $4) d
 			order by d.entry_id desc limit $4) d
 		join privault.audit_entries e on e.tenant_id = $1 and e.entry_id = d.entry_id`
 	}

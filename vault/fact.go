@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -30,52 +31,47 @@ const (
 // haveFacts is a column that says whether the tenant's persons have any facts.
 const haveFacts = `coalesce((select g.facts from privault.governance g where g.tenant_id = $1), false)`
 
+// selectFacts gives the facts of whose records they are when it is asked: between it and the statement that read the records, two
+// persons may have become one, and a restriction must not be missed for that.
 const selectFacts = `
-	select subject_id, kind, purpose, text_version, allowed from privault.subject_facts
-	where tenant_id = $1 and subject_id in `
+	select r.record_id, f.kind, f.purpose, f.text_version, f.allowed
+	from privault.records r join privault.subject_facts f using (tenant_id, subject_id)
+	where r.tenant_id = $1 and r.record_id = any($2)`
 
-// factsOf are the facts that one trip brings, by subject.
+// factsOf are the facts that one trip brings, by record.
 type factsOf struct {
 	any bool
 	by  map[ID][]subjectFact
 }
 
 func (f *factsOf) read(rows pgx.Rows) error {
-	var subject ID
+	var of ID
 	var fact subjectFact
-	_, err := pgx.ForEachRow(rows, []any{&subject, &fact.kind, &fact.purpose, &fact.textVersion, &fact.allowed}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&of, &fact.kind, &fact.purpose, &fact.textVersion, &fact.allowed}, func() error {
 		if f.by == nil {
 			f.by = map[ID][]subjectFact{}
 		}
-		f.by[subject] = append(f.by[subject], fact)
+		f.by[of] = append(f.by[of], fact)
 		fact.allowed = nil
 		return nil
 	})
 	return err
 }
 
-// spread gives each row the facts of its subject.
+// spread gives each row the facts of its person.
 func (f *factsOf) spread(rows map[ID]*row) {
 	if len(f.by) == 0 {
 		return
 	}
-	for _, r := range rows {
-		if r.subject != nil {
-			r.facts = f.by[*r.subject]
-		}
+	for id, r := range rows {
+		r.facts = f.by[id]
 	}
 }
 
 // fetchFacts is the trip of its own for a tenant of which it was not known that it has facts.
 func (v *Vault) fetchFacts(ctx context.Context, tenant ID, rows map[ID]*row, facts *factsOf) error {
-	var subjects []ID
-	for _, r := range rows {
-		if r.subject != nil {
-			subjects = append(subjects, *r.subject)
-		}
-	}
 	b := &pgx.Batch{}
-	b.Queue(selectFacts+`(select unnest($2::uuid[]))`, tenant, subjects).Query(facts.read)
+	b.Queue(selectFacts, tenant, slices.Collect(maps.Keys(rows))).Query(facts.read)
 	return v.store.data.pipeline(ctx, tenant, b)
 }
 
@@ -84,7 +80,9 @@ func (t *txn) subjectFacts(ctx context.Context, subject *ID) ([]subjectFact, err
 	if subject == nil {
 		return nil, nil
 	}
-	rows, err := t.data.Query(ctx, selectFacts+`($2)`, t.who.Tenant, *subject)
+	rows, err := t.data.Query(ctx, `
+		select subject_id, kind, purpose, text_version, allowed from privault.subject_facts
+		where tenant_id = $1 and subject_id = $2`, t.who.Tenant, *subject)
 	if err != nil {
 		return nil, err
 	}

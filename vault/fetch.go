@@ -170,8 +170,7 @@ func (v *Vault) fetchInto(ctx context.Context, tenant ID, data *pgx.Batch, ids [
 	queueKeys(keys, tenant, ids, found)
 	_, asked := v.withFacts.Load(tenant)
 	if asked { // along with the records
-		data.Queue(selectFacts+`(select r.subject_id from privault.records r where r.tenant_id = $1 and r.record_id = any($2))`,
-			tenant, ids).Query(facts.read)
+		data.Queue(selectFacts, tenant, ids).Query(facts.read)
 	}
 	if err := v.store.data.pipeline(ctx, tenant, data); err != nil {
 		return nil, err

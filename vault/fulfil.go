@@ -67,7 +67,7 @@ func (s *stepping) eraseAsAsked() error {
 	if err := s.entry.require(policy.Erase); err != nil {
 		return err
 	}
-	w, err := s.lockForErasure(s.ctx, r.digest)
+	w, err := s.lockForErasure(s.ctx, r.digest) // holdLock is v.lockPerson's
 	if AsError(err).Kind == NotFound {
 		return s.comply(OutcomeNothingHeld)
 	}

@@ -52,11 +52,11 @@ func (v *Vault) PlaceHold(ctx context.Context, who Caller, h Hold) (Hold, error)
 		if err != nil {
 			return err
 		}
-		target, err := t.holdTarget(ctx, keys, h)
-		if err != nil {
+		if err := t.holdLock(ctx, alone); err != nil {
 			return err
 		}
-		if err := t.holdLock(ctx, alone); err != nil {
+		target, err := t.holdTarget(ctx, keys, h)
+		if err != nil {
 			return err
 		}
 		if err := t.requireHoldable(ctx, target.record); err != nil {
@@ -245,18 +245,16 @@ const (
 	shared mode = `select pg_advisory_xact_lock_shared(hashtextextended($1, 0))` // who deletes
 )
 
-// holdLock puts deletions and new holds in an order: one that deletes shares it, who places a hold has it alone, until the
-// transaction ends. It comes before the look at the holds, whose snapshot must be taken under it.
+// holdLock puts deletions and new holds in an order: one that deletes shares it, who places a hold or makes two persons one has it
+// alone, until the transaction ends. It comes before the look at the holds, whose snapshot must be taken under it, and before
+// any person or record is locked.
 func (t *txn) holdLock(ctx context.Context, m mode) error {
 	_, err := t.data.Exec(ctx, string(m), tenantSetting(t.who.Tenant)+"/holds")
 	return err
 }
 
-// requireUnheld refuses to go on if a hold keeps the record.
+// requireUnheld refuses to go on if a hold keeps the record. It is asked under holdLock.
 func (t *txn) requireUnheld(ctx context.Context, record ID) error {
-	if err := t.holdLock(ctx, shared); err != nil {
-		return err
-	}
 	var held bool
 	err := t.data.QueryRow(ctx, `
 		select privault.held(r, $3) from privault.records r where r.tenant_id = $1 and r.record_id = $2`,

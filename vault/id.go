@@ -29,6 +29,7 @@ const (
 	requestPrefix     = "req_"
 	deliveryPrefix    = "dlv_"
 	suppressionPrefix = "sup_"
+	linkPrefix        = "lnk_"
 )
 
 // lastID stands behind every other.

@@ -21,7 +21,7 @@ import (
 )
 
 // The ledger is a file outside the database that says what a restored database must be told again: erasures, those that a
-// hold defers, holds, restrictions, objections, withdrawn consents (replay.go). Lines of JSON, each with the SHA-256 of the line before it,
+// hold defers, holds, restrictions, objections, withdrawn consents, links of references (replay.go). Lines of JSON, each with the SHA-256 of the line before it,
 // with ids and keyed digests and never a person's reference. A line is durable before its transaction commits, and when that
 // is known to have happened, a later line says so: "done". So
 //
@@ -76,6 +76,7 @@ const (
 	releaseLine  lineKind = "release"
 	factLine     lineKind = "fact"   // one that holds from then on
 	factEndsLine lineKind = "unfact" // and no longer
+	linkLine     lineKind = "link"   // two references are one person
 )
 
 // inKeystore says whether a line changes the keystore too.
@@ -99,6 +100,7 @@ type ledgerLine struct {
 	Erasure    *lineErasure `json:"erasure,omitempty"`
 	Hold       *lineHold    `json:"hold,omitempty"`
 	Fact       *lineFact    `json:"fact,omitempty"`
+	Link       *lineLink    `json:"link,omitempty"`
 }
 
 // lineID is an id as the database shows it.

@@ -57,7 +57,7 @@ func (v *Vault) orphanStep(ctx context.Context, b *batch) (done int, more bool, 
 	return len(orphanRecords), seen == orphanBatch, b.leave(at)
 }
 
-// without gives those versions of records, and parts of requests, that the data database doesn't have.
+// without gives those versions of records, and parts of requests and links, that the data database doesn't have.
 func (b *batch) without(ctx context.Context, records []ID, versions []int32) (r []ID, v []int32, err error) {
 	//nolint:rowserrcheck // ForEachRow does
 	rows, err := b.data.Query(ctx, `
@@ -65,7 +65,8 @@ func (b *batch) without(ctx context.Context, records []ID, versions []int32) (r 
 		where not exists (select from privault.records r
 			where r.tenant_id = $1 and r.record_id = k.record_id and r.version = k.version)
 		and not exists (select from privault.requests q
-			where q.tenant_id = $1 and q.request_id = k.record_id and case k.version when 1 then q.sealed when 2 then q.proposal end is not null)`,
+			where q.tenant_id = $1 and q.request_id = k.record_id and case k.version when 1 then q.sealed when 2 then q.proposal end is not null)
+		and not exists (select from privault.subject_links l where l.tenant_id = $1 and l.link_id = k.record_id and l.sealed is not null)`,
 		b.who.Tenant, records, versions)
 	if err != nil {
 		return nil, nil, err

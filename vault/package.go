@@ -17,6 +17,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/privault/privault/vault/audit"
 	"github.com/privault/privault/vault/dsar"
@@ -46,7 +47,8 @@ type packing struct {
 	order   PackageOrder
 	to      age.Recipient // nil: nobody in particular
 	created time.Time
-	subject *ID // nil: nobody is known by that reference
+	subject *ID             // nil: nobody is known by that reference
+	theirs  map[string]bool // references that are the person's: the one that was asked by, and those that records were found to have
 	facts   []subjectFact
 	until   ID
 	parts   []*part
@@ -74,7 +76,7 @@ func recipient(key string) (age.Recipient, error) {
 
 // plan finds out what is held of the person, and decides on all of it.
 func (v *Vault) plan(ctx context.Context, t *txn, keys *tenantKeys, order PackageOrder) (*packing, error) {
-	p := &packing{vault: v, who: t.who, order: order, created: t.now}
+	p := &packing{vault: v, who: t.who, order: order, created: t.now, theirs: map[string]bool{order.Subject: true}}
 	known, err := t.knownSubject(ctx, keys, order.Subject)
 	switch {
 	case err == nil:
@@ -303,6 +305,27 @@ func (p *packing) records(ctx context.Context, part *part, alive func(context.Co
 	}
 }
 
+// isTheirs says whether a reference is the person's. It is asked of the database once of each.
+func (p *packing) isTheirs(ctx context.Context, keys *tenantKeys, reference string) (bool, error) {
+	if p.theirs[reference] || reference == "" {
+		return reference != "", nil
+	}
+	s, err := keys.subject(reference)
+	if err != nil {
+		return false, err
+	}
+	theirs := false
+	b := &pgx.Batch{}
+	b.Queue(`
+		select exists (select from privault.subjects where tenant_id = $1 and subject_id = $2 and digest = any($3))`,
+		p.who.Tenant, p.subject, s.all).QueryRow(func(row pgx.Row) error { return row.Scan(&theirs) })
+	if err := p.vault.store.data.pipeline(ctx, p.who.Tenant, b); err != nil {
+		return false, err
+	}
+	p.theirs[reference] = theirs
+	return theirs, nil
+}
+
 // page opens the next records, and gives what tells this page from every other.
 func (p *packing) page(ctx context.Context, e *entry, part *part, s *scan) (page []*dsar.Record, digest [sha256.Size]byte, more bool, err error) {
 	if err := p.decide(e, part); err != nil {
@@ -357,7 +380,11 @@ func (p *packing) open(ctx context.Context, r *reader, part *part, row *row, sum
 	if err != nil {
 		return nil, err
 	}
-	if string(whose) != p.order.Subject || row.collection != part.coll.id {
+	theirs, err := p.isTheirs(ctx, r.keys, string(whose))
+	if err != nil {
+		return nil, err
+	}
+	if !theirs || row.collection != part.coll.id {
 		return nil, &Error{Kind: IntegrityFailure, cause: fmt.Errorf("record %s is found as one of a person whose it isn't", o.id)}
 	}
 	sum.Write(row.id[:])

@@ -80,12 +80,12 @@ func (t *txn) again(ctx context.Context, w *erasable, e *Erasure) (bool, error) 
 }
 
 // asDeferred gives an erasure the id of one that is deferred already and wants the same.
-func (t *txn) asDeferred(ctx context.Context, digest []byte, e *Erasure) error {
+func (t *txn) asDeferred(ctx context.Context, digests [][]byte, e *Erasure) error {
 	var id ID
 	err := t.data.QueryRow(ctx, `
 		select erasure_id, reason, requested_at from privault.erasures
-		where tenant_id = $1 and digest = $2 and state = 'deferred' and scope = $3::jsonb order by erasure_id limit 1`,
-		t.who.Tenant, digest, e.Scope).Scan(&id, &e.Reason, &e.Requested)
+		where tenant_id = $1 and `+erasedUnder+` and state = 'deferred' and scope = $3::jsonb order by erasure_id limit 1`,
+		t.who.Tenant, digests, e.Scope).Scan(&id, &e.Reason, &e.Requested)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
@@ -271,7 +271,7 @@ func (t *txn) narrow(ctx context.Context, w *erasable, e *Erasure) error {
 	if err := faults.err(); err != nil || !w.held || e.ID != "" {
 		return err
 	}
-	return t.asDeferred(ctx, w.digest, e)
+	return t.asDeferred(ctx, w.digests, e)
 }
 
 // retained gives what stays in each collection, with the ground that was named for it.

@@ -31,11 +31,15 @@ func (p *packing) processing(ctx context.Context) (told dsar.Processing, err err
 		if p.subject == nil {
 			return nil
 		}
-		var there bool
+		var there, merged bool
 		err := t.data.QueryRow(ctx, `
-			select exists (select from privault.subjects where tenant_id = $1 and subject_id = $2)`, t.who.Tenant, p.subject).Scan(&there)
+			select exists (select from privault.subjects where tenant_id = $1 and subject_id = $2),
+				exists (select from privault.subject_links where tenant_id = $1 and merged_id = $2)`, t.who.Tenant, p.subject).Scan(&there, &merged)
 		if err != nil {
 			return err
+		}
+		if merged {
+			return errMoved
 		}
 		if !there {
 			return fail(SubjectErased, "the person was erased while the package was made")

@@ -274,11 +274,8 @@ func (r *reader) tryPatch(ctx context.Context, t *txn, o *opened, p Patch) (*Rec
 func (r *reader) openForUpdate(ctx context.Context, t *txn, collection string, id ID) (*opened, error) {
 	row := &row{id: id}
 	// The person first, as whoever erases them does, and must not miss the key that is about to be made.
-	var person *ID
-	err := t.data.QueryRow(ctx, `
-		select s.subject_id from privault.records r join privault.subjects s using (tenant_id, subject_id)
-		where r.tenant_id = $1 and r.record_id = $2 for key share of s`, t.who.Tenant, id).Scan(&person)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	person, err := t.lockOwner(ctx, id)
+	if err != nil {
 		return nil, err
 	}
 	err = t.data.QueryRow(ctx, `
@@ -503,6 +500,9 @@ func (v *Vault) DeleteRecord(ctx context.Context, who Caller, collection, record
 		id, ok := parseID(recordPrefix, record)
 		if !ok || !nameOfCollection.MatchString(collection) {
 			return fail(NotFound, "")
+		}
+		if err := t.holdLock(ctx, shared); err != nil {
+			return err
 		}
 		var row row
 		err := t.data.QueryRow(ctx, `

@@ -217,7 +217,7 @@ func (t *txn) nextRecords(ctx context.Context, after ID, keysetName string, limi
 	} else if _, err := t.data.Exec(ctx, `
 		select from privault.subjects where tenant_id = $1 and subject_id in (
 			select r.subject_id from privault.records r where r.tenant_id = $1 and r.record_id > $2 and `+digested(keysetName)+` order by r.record_id limit $3)
-		order by subject_id for key share`, t.who.Tenant, after, limit); err != nil {
+		and link_id is null order by digest for key share`, t.who.Tenant, after, limit); err != nil {
 		// The persons first, as whoever erases them does.
 		return nil, err
 	}
@@ -241,7 +241,7 @@ func (t *txn) nextRecords(ctx context.Context, after ID, keysetName string, limi
 	}
 	if lock != `` { // somebody's whose record came in between
 		if _, err := t.data.Exec(ctx, `
-			select from privault.subjects where tenant_id = $1 and subject_id = any($2) order by subject_id for key share`, t.who.Tenant, subjects); err != nil {
+			select from privault.subjects where tenant_id = $1 and subject_id = any($2) and link_id is null order by digest for key share`, t.who.Tenant, subjects); err != nil {
 			return nil, err
 		}
 	}

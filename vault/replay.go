@@ -21,7 +21,8 @@ import (
 type lineErasure struct {
 	ID             lineID        `json:"id"`
 	Digest         []byte        `json:"digest"`
-	Subjects       []lineID      `json:"subjects"`
+	Digests        [][]byte      `json:"digests,omitempty"` // of all references, where the person had several
+	Subjects       []lineID      `json:"subjects"`          // the person's id, and those under which they were known before references were linked
 	Reason         string        `json:"reason"`
 	Requested      time.Time     `json:"requested_at"`
 	Erased         *time.Time    `json:"erased_at,omitempty"`
@@ -107,11 +108,17 @@ func (t *txn) enterErasure(w *erasable, id ID, e *Erasure) {
 	if e.State == ErasureErased {
 		line.Kind = erasureLine
 		line.Erasure.Erased, line.Erasure.ShredEffective, line.Erasure.Certificate = e.Erased, e.ShredEffective, e.Certificate
-		line.Erasure.Records = packIDs(w.records)
+		line.Erasure.Records = packIDs(slices.Concat(w.records, w.links)) // the links' keys go with the records'
 		line.Erasure.Kept = w.kept
+		for _, id := range w.merged {
+			line.Erasure.Subjects = append(line.Erasure.Subjects, lineID(id))
+		}
 		for digest, kind := range w.suppressed {
 			line.Erasure.Suppressed = append(line.Erasure.Suppressed, lineSuppressed{[]byte(digest), kind})
 		}
+	}
+	if len(w.digests) > 1 {
+		line.Erasure.Digests = w.digests
 	}
 	if w.part != nil {
 		line.Erasure.Part = &linePart{lineID(w.part.id), e.Scope, e.Retained}
@@ -150,11 +157,16 @@ func (t *txn) enterFact(ctx context.Context, event, subject ID, kind string, beg
 	return err
 }
 
+// digestOf is the digest of a person's first reference; ErrNoRows: there is no such person any more.
 func (t *txn) digestOf(ctx context.Context, subject ID) (digest []byte, err error) {
 	err = t.data.QueryRow(ctx, `
-		select digest from privault.subjects where tenant_id = $1 and subject_id = $2 for update`, t.who.Tenant, subject).Scan(&digest)
+		select digest from privault.subjects where tenant_id = $1 and subject_id = `+nowKnownAs+` order by link_id is not null limit 1`,
+		t.who.Tenant, subject).Scan(&digest)
 	return digest, err
 }
+
+// nowKnownAs is the id by now of a person who had the id $2.
+const nowKnownAs = `coalesce((select l.subject_id from privault.subject_links l where l.tenant_id = $1 and l.merged_id = $2), $2)`
 
 // subject is whom a line is about; nil: nobody.
 func (l *ledgerLine) subject() *ID {
@@ -165,6 +177,8 @@ func (l *ledgerLine) subject() *ID {
 		return (*ID)(l.Hold.Subject)
 	case l.Fact != nil:
 		return (*ID)(&l.Fact.Subject)
+	case l.Link != nil:
+		return (*ID)(&l.Link.Subject)
 	}
 	return nil
 }
@@ -188,24 +202,13 @@ func (t *txn) noteLine(l *ledgerLine) {
 // unless a hold keeps it.
 func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error {
 	t.noteLine(line)
-	var digest []byte
-	gone := false
-	if subject := line.subject(); subject != nil {
-		// First of all: whoever may still be at it has this lock.
-		var err error
-		digest, err = t.digestOf(ctx, *subject)
-		if gone = errors.Is(err, pgx.ErrNoRows); err != nil && !gone {
-			return err
-		}
+	digest, err := t.lockAbout(ctx, line)
+	if err != nil {
+		return err
 	}
-	if line.Kind == holdLine {
-		if err := t.holdLock(ctx, alone); err != nil {
-			return err
-		}
-	}
-	if gone && line.Erasure == nil {
+	gone := digest == nil && line.subject() != nil
+	if gone && line.Erasure == nil || line.Link != nil {
 		// Or was introduced in a transaction that is lost: what was said of the person holds for when they come again.
-		var err error
 		if gone, err = t.erasedAbout(ctx, line); err != nil {
 			return err
 		}
@@ -228,22 +231,48 @@ func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error 
 	return v.erase(ctx, t, w, e)
 }
 
+// lockAbout locks, first of all, what a line is about: whoever may still be at it has it. It gives the person's digest; nil: there is
+// nobody.
+func (t *txn) lockAbout(ctx context.Context, line *ledgerLine) (digest []byte, err error) {
+	mode := alone
+	if line.Erasure != nil {
+		mode = shared
+	}
+	if err := t.holdLock(ctx, mode); err != nil || line.subject() == nil {
+		return nil, err
+	}
+	digest, err = t.digestOf(ctx, *line.subject())
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	there, _, err := t.lockReferences(ctx, digest)
+	if there == nil {
+		return nil, err
+	}
+	return digest, err
+}
+
 // clocksApart is by how much an erasure may seem to be from before what it came after: replicas' clocks differ, and transactions wait.
 const clocksApart = time.Hour
 
-// erasedAbout says whether the person that a hold or a fact is about was erased afterwards.
+// erasedAbout says whether the person that a hold, a fact or a link is about was erased afterwards.
 func (t *txn) erasedAbout(ctx context.Context, line *ledgerLine) (erased bool, err error) {
-	var digest []byte
+	var digests [][]byte
 	switch {
 	case line.Hold != nil:
-		digest = line.Hold.Digest
+		digests = [][]byte{line.Hold.Digest}
 	case line.Fact != nil:
-		digest = line.Fact.Digest
+		digests = [][]byte{line.Fact.Digest}
+	case line.Link != nil:
+		digests = [][]byte{line.Link.Digest, line.Link.OtherDigest}
 	}
 	err = t.data.QueryRow(ctx, `
 		select exists (select from privault.erasures
-			where tenant_id = $1 and digest = $2 and state = 'erased' and scope is null and erased_at > $3)`,
-		t.who.Tenant, digest, line.At.Add(-clocksApart)).Scan(&erased)
+			where tenant_id = $1 and `+erasedUnder+` and scope is null and erased_at > $3)`,
+		t.who.Tenant, digests, line.At.Add(-clocksApart)).Scan(&erased)
 	return erased, err
 }
 
@@ -277,6 +306,8 @@ func (t *txn) applyLine(ctx context.Context, line *ledgerLine) error {
 		return err
 	case factLine, factEndsLine:
 		return t.applyFact(ctx, line.Fact, line.Kind == factLine)
+	case linkLine:
+		return t.applyLink(ctx, line.Link)
 	default:
 		return fmt.Errorf("the ledger has a line of kind %q, which this version doesn't know", line.Kind)
 	}
@@ -318,14 +349,15 @@ func (t *txn) restoreSubject(ctx context.Context, subject *lineID, digest []byte
 		return nil, nil
 	}
 	_, err = t.data.Exec(ctx, `
-		insert into privault.subjects (tenant_id, digest, subject_id, created_at) values ($1, $2, $3, $4) on conflict do nothing`,
-		t.who.Tenant, digest, ID(*subject), at)
+		insert into privault.subjects (tenant_id, digest, subject_id, created_at) select $1, $3, $2, $4
+		where not exists (select from privault.subjects where tenant_id = $1 and subject_id = `+nowKnownAs+`)
+		on conflict do nothing`, t.who.Tenant, ID(*subject), digest, at)
 	if err != nil {
 		return nil, err
 	}
 	err = t.data.QueryRow(ctx, `
-		select subject_id from privault.subjects where tenant_id = $1 and (subject_id = $2 or digest = $3) order by subject_id = $2 desc limit 1`,
-		t.who.Tenant, ID(*subject), digest).Scan(&id)
+		select subject_id from privault.subjects where tenant_id = $1 and (subject_id = `+nowKnownAs+` or digest = $3)
+		order by subject_id = `+nowKnownAs+` desc limit 1`, t.who.Tenant, ID(*subject), digest).Scan(&id)
 	return id, err
 }
 
@@ -340,7 +372,10 @@ func (t *txn) insertErasure(ctx context.Context, e *lineErasure, state string) e
 	}
 	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, ID(e.ID), e.Digest, e.Reason, state, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
 		was.Scope, was.Retained, e.Direct)
-	return err
+	if err != nil || len(e.Digests) == 0 {
+		return err
+	}
+	return t.insertErasureReferences(ctx, ID(e.ID), e.Digests)
 }
 
 // subjects are those whose records go: of a part, the one that they were given to.
@@ -395,13 +430,16 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 		}
 	}
 	if e.Part == nil {
-		digests := [][]byte{e.Digest} // and that of a backup, which may be under an older key
+		digests := append([][]byte{e.Digest}, e.Digests...) // and those of a backup, which may be under an older key
 		err = eachBytes(ctx, t.data, func(digest []byte) { digests = append(digests, slices.Clone(digest)) }, `
 			select digest from privault.subjects where tenant_id = $1 and subject_id = any($2)`, t.who.Tenant, subjects)
 		if err != nil {
 			return err
 		}
 		if err := t.forgetRequests(ctx, digests, e.Erased, inKeys); err != nil {
+			return err
+		}
+		if _, _, err := t.forgetLinks(ctx, subjects, inKeys); err != nil {
 			return err
 		}
 	}
@@ -459,6 +497,7 @@ type Replay struct {
 	Holds        int
 	Releases     int
 	Facts        int // restrictions, objections and consents, said or taken back
+	Links        int // of two references to one person
 	Strange      int // of tenants that the database doesn't have
 	Unfinished   int // lines that were never committed: the server finishes them when it starts
 	ReplayedData int // of Lines, in the data database
@@ -564,6 +603,8 @@ func (l *ledgerLine) about() ID {
 		return ID(l.Hold.ID)
 	case l.Fact != nil:
 		return ID(l.Fact.Subject)
+	case l.Link != nil:
+		return ID(l.Link.Subject)
 	}
 	return ID{}
 }
@@ -604,6 +645,8 @@ func (r *Replay) count(kind lineKind, inData, inKeys bool) {
 		r.Releases++
 	case factLine, factEndsLine:
 		r.Facts++
+	case linkLine:
+		r.Links++
 	}
 }
 
@@ -617,7 +660,7 @@ func (r *Replay) Report(title string, at time.Time, more ...[2]string) string {
 		{"data-applied-before", fmt.Sprint(r.Data)}, {"keystore-applied-before", fmt.Sprint(r.Keys)},
 		{"lines-replayed", fmt.Sprint(r.Lines)}, {"of-them-in-data", fmt.Sprint(r.ReplayedData)}, {"of-them-in-keystore", fmt.Sprint(r.ReplayedKeys)},
 		{"erasures", fmt.Sprint(r.Erasures)}, {"deferred-erasures", fmt.Sprint(r.Deferrals)}, {"holds", fmt.Sprint(r.Holds)}, {"released-holds", fmt.Sprint(r.Releases)},
-		{"restrictions-objections-consents", fmt.Sprint(r.Facts)}, {"of-unknown-tenants", fmt.Sprint(r.Strange)}, {"left-for-the-server-to-finish", fmt.Sprint(r.Unfinished)},
+		{"restrictions-objections-consents", fmt.Sprint(r.Facts)}, {"links", fmt.Sprint(r.Links)}, {"of-unknown-tenants", fmt.Sprint(r.Strange)}, {"left-for-the-server-to-finish", fmt.Sprint(r.Unfinished)},
 	}, more...) {
 		b.WriteString(line[0] + ": " + line[1] + "\n")
 	}

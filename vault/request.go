@@ -172,14 +172,14 @@ func (t *txn) insertRequest(ctx context.Context, keys *tenantKeys, r *Request, n
 		return err
 	}
 	// Whoever erases the person waits, and then finds this request.
-	if err := t.lockSubject(ctx, r.digest, `for key share`); err != nil {
+	if err := t.lockSubject(ctx, r.digest); err != nil {
 		return err
 	}
-	if r.sealed, err = t.sealRequest(ctx, keys, r.id, termsVersion, r.Terms); err != nil {
+	if r.sealed, err = t.sealPart(ctx, keys, r.id, termsVersion, r.Terms); err != nil {
 		return err
 	}
 	if r.Type == deadline.Correction {
-		if r.proposal, err = t.sealRequest(ctx, keys, r.id, proposalVersion, proposalOf(n)); err != nil {
+		if r.proposal, err = t.sealPart(ctx, keys, r.id, proposalVersion, proposalOf(n)); err != nil {
 			return err
 		}
 	}
@@ -332,8 +332,8 @@ func (p proposal) patch() Patch {
 	return patch
 }
 
-// sealRequest seals a part of a request under a new key of its own.
-func (t *txn) sealRequest(ctx context.Context, keys *tenantKeys, id ID, version int32, part any) ([]byte, error) {
+// sealPart seals what a request or a link says under a new key of its own.
+func (t *txn) sealPart(ctx context.Context, keys *tenantKeys, id ID, version int32, part any) ([]byte, error) {
 	plain, err := json.Marshal(part)
 	if err != nil {
 		return nil, err
@@ -574,7 +574,8 @@ func (v *Vault) ListRequests(ctx context.Context, who Caller, q RequestQuery, cu
 			}
 		}
 		rows, err := t.data.Query(ctx, requestColumns+`request_id < $2 and ($3 = '' or state = $3)
-			and ($4::timestamptz is null or due_at < $4 and closed_at is null) and ($5::bytea is null or digest = $5)
+			and ($4::timestamptz is null or due_at < $4 and closed_at is null) and ($5::bytea is null or digest = $5 or digest = any(array(
+				select o.digest from privault.subjects s join privault.subjects o using (tenant_id, subject_id) where s.tenant_id = $1 and s.digest = $5)))
 			order by request_id desc limit $6`, who.Tenant, before, q.State, q.DueBefore, digest, limit+1)
 		if err != nil {
 			return err

@@ -416,10 +416,16 @@ func (v *Vault) lockPerson(ctx context.Context, t *txn, keys *tenantKeys, id str
 	if err != nil || !fulfils && r.State != RequestDeferred {
 		return err
 	}
-	digest, mode := r.digest, `for key share` // as who changes a record, who has locked that before, does
-	if r.Type == deadline.Erasure {
-		mode = `for update`
+	switch r.Type { // holds and persons, in the order of holdLock
+	case deadline.Erasure:
+		err = t.holdLock(ctx, shared)
+	case deadline.Restriction: // it keeps records from a sweep that is under way
+		err = t.holdLock(ctx, alone)
 	}
+	if err != nil {
+		return err
+	}
+	digest := r.digest
 	switch {
 	case r.Terms.Subject == "": // erased since
 	case r.Type == deadline.Restriction, r.Type == deadline.Objection:
@@ -430,11 +436,15 @@ func (v *Vault) lockPerson(ctx context.Context, t *txn, keys *tenantKeys, id str
 			return err
 		}
 	}
-	return t.lockSubject(ctx, digest, mode)
+	if r.Type == deadline.Erasure {
+		_, _, err = t.lockReferences(ctx, digest)
+		return err
+	}
+	return t.lockSubject(ctx, digest) // as who changes a record, who has locked that before, does
 }
 
-// lockSubject locks a person, if there is one.
-func (t *txn) lockSubject(ctx context.Context, digest []byte, mode string) error {
-	_, err := t.data.Exec(ctx, `select from privault.subjects where tenant_id = $1 and digest = $2 `+mode, t.who.Tenant, digest)
+// lockSubject locks a person against erasure, if there is one.
+func (t *txn) lockSubject(ctx context.Context, digest []byte) error {
+	_, err := t.data.Exec(ctx, `select from privault.subjects where tenant_id = $1 and digest = $2 for key share`, t.who.Tenant, digest)
 	return err
 }

@@ -16,9 +16,12 @@ import (
 	"github.com/privault/privault/vault/seal"
 )
 
-// A subject is the person whose data it is. Outside it goes by the owner's reference; in the database by a random id, which
-// privault.subjects finds by a keyed digest of the reference. The reference itself is only sealed inside what belongs to the
-// person.
+// A subject is the person whose data it is. Outside it goes by the owner's references, one or several (link.go); in the database by a
+// random id, which privault.subjects finds by a keyed digest of a reference. The references themselves are only sealed inside what
+// belongs to the person.
+//
+// Who locks the row of one reference keeps the person from being erased or made one with another. An erasure, and who makes two one, lock
+// the rows of all references, in the order of the digests.
 var subjectReference = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
 
 func checkSubject(subject, at string) error {
@@ -99,6 +102,7 @@ func (n *newSubjects) queueMoves(b *pgx.Batch, tenant ID) {
 		b.Queue(`select from privault.subjects where tenant_id = $1 and digest = any($2) order by digest for update`, tenant, n.was)
 		b.Queue(moveSubjects, tenant, n.was, n.is)
 		b.Queue(moveErasures, tenant, n.was, n.is)
+		b.Queue(moveErasureReferences, tenant, n.was, n.is)
 		b.Queue(moveRequests, tenant, n.was, n.is)
 	}
 }
@@ -117,6 +121,9 @@ const (
 		and not exists (select from privault.subjects o where o.tenant_id = $1 and o.digest = m.is_now)`
 	moveErasures = `
 	update privault.erasures e set digest = m.is_now from unnest($2::bytea[], $3::bytea[]) as m(was, is_now)
+	where e.tenant_id = $1 and e.digest = m.was`
+	moveErasureReferences = `
+	update privault.erasure_references e set digest = m.is_now from unnest($2::bytea[], $3::bytea[]) as m(was, is_now)
 	where e.tenant_id = $1 and e.digest = m.was`
 	moveRequests = `
 	update privault.requests r set digest = m.is_now from unnest($2::bytea[], $3::bytea[]) as m(was, is_now)
@@ -224,22 +231,34 @@ type subject struct {
 
 // subjectDigest is what a subject is found by, if it is there: whatever was found under an older key is so no longer.
 func (t *txn) subjectDigest(ctx context.Context, keys *tenantKeys, reference string) ([]byte, error) {
-	keys, err := t.holdKeys(ctx, keys)
+	digests, err := t.eachDigest(ctx, keys, reference)
 	if err != nil {
 		return nil, err
 	}
-	s, err := keys.subject(reference)
-	if err != nil {
+	return digests[0], nil
+}
+
+// eachDigest is subjectDigest of several, together: in one order with others who do.
+func (t *txn) eachDigest(ctx context.Context, keys *tenantKeys, references ...string) (digests [][]byte, err error) {
+	if keys, err = t.holdKeys(ctx, keys); err != nil {
 		return nil, err
 	}
 	var n newSubjects
-	n.supersede(s)
+	for _, reference := range references {
+		s, err := keys.subject(reference)
+		if err != nil {
+			return nil, err
+		}
+		n.supersede(s)
+		digests = append(digests, s.primary())
+	}
 	b := &pgx.Batch{}
 	n.queueMoves(b, t.who.Tenant)
-	return s.primary(), t.data.SendBatch(ctx, b).Close()
+	return digests, t.data.SendBatch(ctx, b).Close()
 }
 
-// knownSubject finds a subject; who was erased, or never was there, is not found.
+// knownSubject finds a subject, and locks it against erasure until the transaction ends; who was erased, or never was there, is not
+// found.
 func (t *txn) knownSubject(ctx context.Context, keys *tenantKeys, reference string) (s subject, err error) {
 	if checkSubject(reference, "") != nil {
 		return s, fail(NotFound, "")
@@ -249,12 +268,58 @@ func (t *txn) knownSubject(ctx context.Context, keys *tenantKeys, reference stri
 		return s, err
 	}
 	err = t.data.QueryRow(ctx, `
-		select subject_id, created_at from privault.subjects where tenant_id = $1 and digest = $2`,
-		t.who.Tenant, sum).Scan(&s.id, &s.created)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return s, fail(NotFound, "")
+		select s.subject_id, (select min(o.created_at) from privault.subjects o where o.tenant_id = $1 and o.subject_id = s.subject_id)
+		from privault.subjects s where s.tenant_id = $1 and s.digest = $2 for key share of s`, t.who.Tenant, sum).Scan(&s.id, &s.created)
+	return s, orNotFound(err)
+}
+
+// lockReferences locks a person under all references, and gives their digests; nobody has the one digest. It is called under holdLock, so
+// there will be no others.
+func (t *txn) lockReferences(ctx context.Context, digest []byte) (id *ID, digests [][]byte, err error) {
+	var person ID
+	var one []byte
+	err = each(ctx, t.data, []any{&person, &one}, func() error {
+		id, digests = &person, append(digests, slices.Clone(one))
+		return nil
+	}, `
+		select subject_id, digest from privault.subjects
+		where tenant_id = $1 and subject_id = (select s.subject_id from privault.subjects s where s.tenant_id = $1 and s.digest = $2)
+		order by digest for update`, t.who.Tenant, digest)
+	if id == nil {
+		digests = [][]byte{digest}
 	}
-	return s, err
+	return id, digests, err
+}
+
+// lockOwner locks whose record it is; nil: nobody's, or erased.
+func (t *txn) lockOwner(ctx context.Context, record ID) (person *ID, err error) {
+	for range maxAttempts {
+		var owner *ID
+		person = nil
+		b := &pgx.Batch{}
+		b.Queue(`
+			select s.subject_id from privault.records r join privault.subjects s using (tenant_id, subject_id)
+			where r.tenant_id = $1 and r.record_id = $2 and s.link_id is null for key share of s`, t.who.Tenant, record).QueryRow(optionally(&person))
+		// Whose it is now: while the first waited, they may have become one with somebody else.
+		b.Queue(`select subject_id from privault.records where tenant_id = $1 and record_id = $2`, t.who.Tenant, record).QueryRow(optionally(&owner))
+		if err := t.data.SendBatch(ctx, b).Close(); err != nil {
+			return nil, err
+		}
+		if owner == nil || person != nil && *person == *owner {
+			break
+		}
+	}
+	return person, nil
+}
+
+// optionally scans a row that need not be there.
+func optionally(into any) func(pgx.Row) error {
+	return func(row pgx.Row) error {
+		if err := row.Scan(into); !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		return nil
+	}
 }
 
 // mapSubject goes through a person's records once: which fields a record holds stands in front of its boxes, so nothing is

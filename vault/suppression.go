@@ -230,7 +230,10 @@ func (v *Vault) suppress(ctx context.Context, t *txn, w *erasable, erasure ID) e
 	if err != nil {
 		return err
 	}
-	w.suppressed = map[string]string{string(w.digest): suppressedSubject}
+	w.suppressed = map[string]string{}
+	for _, digest := range w.digests {
+		w.suppressed[string(digest)] = suppressedSubject
+	}
 	for _, row := range all {
 		if err := r.identify(ctx, row, w.suppressed); err != nil {
 			return err
@@ -302,7 +305,14 @@ func (v *Vault) Suppress(ctx context.Context, who Caller, reference string) (s *
 			return err
 		}
 		created = true
-		if err = t.insertSuppressed(ctx, map[string]string{string(digests.primary()): suppressedSubject}, nil); err == nil {
+		on := map[string]string{string(digests.primary()): suppressedSubject}
+		err = eachBytes(ctx, t.data, func(digest []byte) { on[string(digest)] = suppressedSubject }, `
+			select o.digest from privault.subjects s join privault.subjects o using (tenant_id, subject_id)
+			where s.tenant_id = $1 and s.digest = any($2)`, t.who.Tenant, digests.all)
+		if err != nil {
+			return err
+		}
+		if err = t.insertSuppressed(ctx, on, nil); err == nil {
 			s, err = t.suppressedBy(ctx, digests.all)
 		}
 		return err

@@ -79,7 +79,7 @@ func (s *sweeper) read(ctx context.Context, where string, args ...any) ([]*candi
 	}
 	// An erasure must not miss the keys that are about to be made.
 	if _, err := s.t.data.Exec(ctx, `
-		select from privault.subjects where tenant_id = $1 and subject_id = any($2) order by subject_id for key share`, s.t.who.Tenant, subjects); err != nil {
+		select from privault.subjects where tenant_id = $1 and subject_id = any($2) and link_id is null order by digest for key share`, s.t.who.Tenant, subjects); err != nil {
 		return nil, err
 	}
 	b := &pgx.Batch{}

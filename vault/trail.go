@@ -43,7 +43,7 @@ type entry struct {
 
 // resource is what an operation touched: just these fields of each of these records of one collection, seen alike. Its outcome is
 // that of the operation, or denied: asked for and not shown; loosened: their masks, or packages for the person, show more from now on; deleted: the records
-// are no more; anonymised: they are what was left of others; delivered: the request's package was sent whole.
+// are no more; anonymised: they are what was left of others; merged: the person is the one named before; delivered: the request's package was sent whole.
 type resource struct {
 	Collection string   `json:"collection,omitempty"`
 	Transform  string   `json:"transform,omitempty"`
@@ -85,6 +85,7 @@ const (
 
 	outcomeDelivered  = "delivered"
 	outcomeAnonymised = "anonymised"
+	outcomeMerged     = "merged"
 	outcomeTried      = "tried" // a dry run: nothing of it stayed
 )
 

@@ -130,7 +130,7 @@ func operations() []operation {
 		return &vault.IdempotencyKey{Key: "key-1", Request: sha256.Sum256([]byte("body"))}
 	}
 	expired := time.Unix(0, 0)
-	return append(slices.Concat(rightsOperations(), governanceOperations(), requestOperations(), webhookOperations(), retentionOperations(), suppressionOperations()), []operation{
+	return append(slices.Concat(rightsOperations(), linkOperations(), governanceOperations(), requestOperations(), webhookOperations(), retentionOperations(), suppressionOperations()), []operation{
 		{name: "ReportLeakedKey", action: policy.RaiseAlarm, operator: true, problem: vault.Internal,
 			do: func(s *scene, _ vault.Caller) error { return s.ReportLeakedKey(ctx, s.key.Key) },
 			fail: func(s *scene, _ vault.Caller) error {

@@ -49,6 +49,7 @@ const (
 	Encode            Action = "transform.encode"
 	Decode            Action = "transform.decode"
 	ReadSubject       Action = "subject.read"
+	LinkSubjects      Action = "subject.link" // say that two references are one person
 	Erase             Action = "erase"
 	PlaceHold         Action = "hold.place"
 	ReadHold          Action = "hold.read"
@@ -144,6 +145,7 @@ var actions = []struct {
 	{Encode, onField, 0},
 	{Decode, onField, reveals},
 	{ReadSubject, onVault, 0},
+	{LinkSubjects, onVault, 0},
 	{Erase, onVault, 0},
 	{PlaceHold, onVault, 0},
 	{ReadHold, onVault, 0},
