@@ -71,14 +71,6 @@ func (b *bencher) watched(do func() error) (figure, error) {
 	return f, err
 }
 
-// settle makes Postgres write what waits, so that neither side of a comparison pays for what was before it.
-func (b *bencher) settle(ctx context.Context) error {
-	if b.owner == "" {
-		return nil
-	}
-	return b.exec(ctx, `checkpoint`)
-}
-
 // command runs privault itself against the server that is measured.
 func (b *bencher) command(ctx context.Context, args ...string) error {
 	self, err := os.Executable()
