@@ -29,10 +29,13 @@ func TestSweepBesideABareDelete(t *testing.T) {
 		measured = true
 	}
 	a := newArchive(t, vaulttest.With(func(c *vault.Config) { c.SweepShare = 2 }))
+	a.Patience = 30
 	a.define(t, &vault.Retention{Keep: "P1Y"}, nil)
 	read := a.files(t, 200, 0, "")
 	due := a.multiply(t, records)
 
+	a.Work()
+	a.planMany(t, due)
 	bare := a.bareDelete(t, due)
 	quiet := a.readFor(t, read, func(ctx context.Context) {
 		select {
@@ -41,18 +44,16 @@ func TestSweepBesideABareDelete(t *testing.T) {
 		}
 	}, measured)
 
-	var before, peak runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	a.Work()
 	var s *vault.Sweep
 	var took time.Duration
-	busy := a.readFor(t, read, func(context.Context) {
-		began := time.Now()
-		s = a.sweep(t, false)
-		took = time.Since(began)
-		runtime.ReadMemStats(&peak)
-	}, true)
+	var busy time.Duration
+	before, peak := heapMeanwhile(func() {
+		busy = a.readFor(t, read, func(context.Context) {
+			began := time.Now()
+			s = a.sweep(t, false)
+			took = time.Since(began)
+		}, true)
+	})
 	if s.State != vault.SweepCompleted || int(s.Counts.Deleted) != due || s.Counts.Remaining() != 0 {
 		t.Fatalf("%s %+v, want %d", s.State, s.Counts, due)
 	}
@@ -60,8 +61,8 @@ func TestSweepBesideABareDelete(t *testing.T) {
 		t.Errorf("%d records are left", n)
 	}
 	ratio := bare.Seconds() / took.Seconds()
-	t.Logf("%d of %d: bare delete %v, sweep %v (from asking to the report, weighing included): %.2fx, %.0f records/s; reads at 200/s: p99 %v quiet, %v meanwhile (%d); heap %d MB before, %d MB after",
-		due, records, bare, took, ratio, float64(due)/took.Seconds(), quiet, busy, 200, before.HeapAlloc>>20, peak.HeapAlloc>>20)
+	t.Logf("%d of %d: bare delete %v, sweep %v (from asking to the report, weighing included): %.2fx, %.0f records/s; reads at 200/s: p99 %v quiet, %v meanwhile (%d); heap %d MB before, at most %d MB",
+		due, records, bare, took, ratio, float64(due)/took.Seconds(), quiet, busy, 200, before, peak)
 	if measured && ratio < 0.5 {
 		t.Errorf("the sweep reaches %.2f of a bare delete, want 0.5", ratio)
 	}
@@ -102,6 +103,68 @@ func (a *archive) multiply(t *testing.T, records int) (due int) {
 		t.Fatal(err)
 	}
 	return due
+}
+
+// heapMeanwhile gives the heap in MiB before something is done, and the most that it was meanwhile.
+func heapMeanwhile(do func()) (before, most uint64) {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	before, most = m.HeapAlloc>>20, m.HeapAlloc>>20
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+				runtime.ReadMemStats(&m)
+				most = max(most, m.HeapAlloc>>20)
+			}
+		}
+	}()
+	do()
+	close(end)
+	<-ended
+	return before, most
+}
+
+// planMany makes a plan over all that is due, whose pages name each record once.
+func (a *archive) planMany(t *testing.T, due int) {
+	t.Helper()
+	began := time.Now()
+	var p *vault.RetentionPlan
+	var err error
+	before, peak := heapMeanwhile(func() {
+		if p, err = a.MakePlan(t.Context(), a.who, "files", nil); err == nil {
+			a.Until(func() bool {
+				p, err = a.GetPlan(t.Context(), a.who, p.ID)
+				return err != nil || p.State != vault.PlanMaking
+			})
+		}
+	})
+	if err != nil || int(p.Counts.Due) != due || p.Hash == "" {
+		t.Fatal(p, err)
+	}
+	took := time.Since(began)
+	listed, cursor := 0, ""
+	for {
+		items, next, err := a.ListPlanItems(t.Context(), a.who, p.ID, cursor, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if listed += len(items); next == "" {
+			break
+		}
+		cursor = next
+	}
+	if listed != due {
+		t.Errorf("the plan lists %d, want %d", listed, due)
+	}
+	t.Logf("a plan over %d: %v, heap %d MB before, at most %d MB; listed in %v", due, took, before, peak, time.Since(began)-took)
 }
 
 // bareDelete deletes the same rows of the copies, in batches of 10,000.

@@ -125,6 +125,7 @@ type Bench struct {
 	Config   vault.Config // as it was opened
 	OwnerURL string       // of the data database, for looking behind the vault's back
 	KeysURL  string       // of the keystore, likewise
+	Patience int          // how many minutes Until waits; 0: one
 	t        testing.TB
 	offset   *atomic.Int64
 }
@@ -293,12 +294,12 @@ func (b *Bench) Finish(who vault.Caller, id string) (j vault.Job) {
 	return j
 }
 
-// Until waits for something to be so, for a minute at most.
+// Until waits for something to be so, no longer than Patience.
 func (b *Bench) Until(so func() bool) {
 	b.t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for range 3000 {
+	for range 3000 * max(1, b.Patience) {
 		if so() {
 			return
 		}
