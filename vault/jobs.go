@@ -159,6 +159,8 @@ const (
 	jobAttempts = 5
 	// How long one waits that failed because a system was away.
 	jobPause = 5 * time.Second
+	// How long a job waits at which somebody else was found: who may leave it before its end, so it isn't let go for good.
+	jobElsewhere = time.Second
 	// Likewise for a KMS: each try may take its time-out, and a tenant whose KMS key is away must not keep the workers from others.
 	jobKMSPause = 20 * time.Second
 )
@@ -369,9 +371,12 @@ func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bo
 	}
 	var kind string
 	var params, cursor []byte
+	var free bool
 	err = v.store.data.within(ctx, tenant, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `
-			select kind, params, cursor from privault.jobs where tenant_id = $1 and job_id = $2 and finished_at is null`, tenant, job).Scan(&kind, &params, &cursor)
+			with free as (select from privault.jobs where tenant_id = $1 and job_id = $2 for key share skip locked)
+			select kind, params, cursor, exists (select from free) from privault.jobs where tenant_id = $1 and job_id = $2 and finished_at is null`,
+			tenant, job).Scan(&kind, &params, &cursor, &free)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, false, nil // done already, or gone with its tenant
@@ -384,6 +389,10 @@ func (v *Vault) runBatch(ctx context.Context, tenant, job ID) (b *batch, more bo
 		return nil, false, fmt.Errorf("no job kind %q here", kind) // a newer replica knows it
 	}
 	b = &batch{job: job, tenant: tenant, params: params, cursor: cursor}
+	if !free {
+		b.after = jobElsewhere
+		return b, true, nil
+	}
 	// Before the transaction: a slow KMS must not hold a connection.
 	ring := v.keyring.of
 	if do.current {
@@ -418,7 +427,8 @@ func (b *batch) run(ctx context.Context, do jobKind) (more bool, err error) {
 		where tenant_id = $1 and job_id = $2 and finished_at is null for update skip locked`, b.who.Tenant, b.job).
 		Scan(&b.params, &b.cursor, &total, &started)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return false, nil // another worker has it, or has just finished it
+		b.after = jobElsewhere
+		return true, nil
 	}
 	if err != nil {
 		return false, err

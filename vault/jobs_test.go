@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/vaulttest"
 )
@@ -192,6 +194,40 @@ func TestAJobIsGivenBackWhenItsServerStops(t *testing.T) {
 	if rest.began[0] != int(j.Done) {
 		t.Errorf("the second replica began at %d, the first ended at %d", rest.began[0], j.Done)
 	}
+}
+
+// Who is at a job may leave it before its end: whoever made a plan works along for some seconds. A worker that came meanwhile comes again.
+func TestAJobThatSomebodyElseHasIsNotLetGo(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	a.define(t, &vault.Retention{Keep: "P1Y"}, nil)
+	if _, err := a.StartSweep(t.Context(), a.who, "", true); err != nil {
+		t.Fatal(err)
+	}
+	c, err := pgx.Connect(t.Context(), a.OwnerURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	tx, err := c.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `select from privault.jobs for update`); err != nil {
+		t.Fatal(err)
+	}
+	a.Work()
+	a.Until(func() bool {
+		return a.Count(`select count(*) from river.river_job where kind = 'job' and attempted_at is not null`) > 0
+	})
+	time.Sleep(300 * time.Millisecond) // the worker looks at the job
+	if n := a.Count(`select count(*) from privault.jobs where finished_at is not null`); n != 0 {
+		t.Fatal("a job that somebody has locked was finished")
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a.Until(func() bool { return a.Count(`select count(*) from privault.jobs where finished_at is null`) == 0 })
 }
 
 func TestAskedForAgainAJobStartsOver(t *testing.T) {

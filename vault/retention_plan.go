@@ -151,11 +151,11 @@ func (v *Vault) workAlong(ctx context.Context, tenant ID, jobs ...string) error 
 	defer tick.Stop()
 	for len(jobs) > 0 && v.now().Sub(began) < planTurn {
 		job, _ := parseID(jobPrefix, jobs[0])
-		_, more, err := v.runBatch(ctx, tenant, job)
+		b, more, err := v.runBatch(ctx, tenant, job)
 		if err != nil {
 			return err
 		}
-		if more {
+		if more && b.after == 0 {
 			continue
 		}
 		var open bool // a worker has it
