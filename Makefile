@@ -55,14 +55,14 @@ $(REDOCLY): scripts/tools/package-lock.json
 # Both show the ratios that are kept, of the same sizes. Keep new ones, made on a machine that does nothing else, with
 #   make bench ARGS="--json docs/performance.json --markdown docs/performance.md"
 #   make bench-small ARGS="--json docs/performance-small.json"
-compare = $(addprefix --compare=,$(wildcard $(1)))
+bench = ./bin/privault bench --size=$(1) $(addprefix --compare=,$(wildcard $(2))) $(addprefix --commit=,$(shell git describe --always --dirty --abbrev=12 2>/dev/null)) $(ARGS)
 bench: build ## measure everything beside bare Postgres, for half an hour
 	@scripts/postgres.sh
-	./bin/privault bench --size=full $(call compare,docs/performance.json) $(ARGS)
+	$(call bench,full,docs/performance.json)
 
 bench-small: build ## measure a little of it
 	@scripts/postgres.sh
-	./bin/privault bench --size=small $(call compare,docs/performance-small.json) $(ARGS)
+	$(call bench,small,docs/performance-small.json)
 
 # lint comes with gofmt and go vet. tidy and stale outputs come first: they take seconds.
 check: ## everything that must hold before a change lands

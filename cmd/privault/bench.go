@@ -29,6 +29,7 @@ type benchCmd struct {
 
 	JSON     string `type:"path" placeholder:"FILE" help:"Also write the figures here, with machine and versions."`
 	Markdown string `type:"existingfile" placeholder:"FILE" help:"Also write the figures into this file, between its lines <!-- figures --> and <!-- end of figures -->."`
+	Commit   string `help:"The commit that is measured, for the report; by default what the build says."`
 	Compare  string `type:"existingfile" placeholder:"FILE" help:"Show the ratios of an earlier --json beside those of now."`
 }
 
@@ -148,7 +149,7 @@ func (b *benchCmd) Run(ctx context.Context) error {
 		return err
 	}
 	defer target.close()
-	report, err := newReport(ctx, sizes, target)
+	report, err := newReport(ctx, sizes, target, b.Commit)
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func (r benchRow) complete() benchRow {
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // newReport notes the machine and the versions.
-func newReport(ctx context.Context, sizes benchSizes, t *benchTarget) (*benchReport, error) {
+func newReport(ctx context.Context, sizes benchSizes, t *benchTarget, commit string) (*benchReport, error) {
 	r := &benchReport{Date: time.Now().UTC().Truncate(time.Second), Sizes: sizes, Versions: map[string]string{"go": runtime.Version()},
 		Machine: benchMachine{Processor: cmp.Or(procLine("cpuinfo", "model name"), runtime.GOARCH), Cores: runtime.NumCPU(), Kernel: runtime.GOOS}}
 	if kilobytes, err := strconv.ParseFloat(strings.TrimSuffix(procLine("meminfo", "MemTotal"), " kB"), 64); err == nil {
@@ -89,11 +89,12 @@ func newReport(ctx context.Context, sizes benchSizes, t *benchTarget) (*benchRep
 	if info, ok := debug.ReadBuildInfo(); ok {
 		r.Versions["privault"] = info.Main.Version
 		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				r.Versions["commit"] = s.Value
+			if s.Key == "vcs.revision" && commit == "" {
+				commit = s.Value
 			}
 		}
 	}
+	r.Versions["commit"] = cmp.Or(commit, "unknown")
 	if t.owner == "" {
 		return r, nil
 	}
@@ -219,8 +220,8 @@ func (r *benchReport) writeMarkdown(path string) error {
 		return &configError{[]string{path + " has no lines " + strings.TrimSpace(figuresBegin) + " and " + strings.TrimSpace(figuresEnd)}}
 	}
 	var w strings.Builder
-	fmt.Fprintf(&w, "%s%sMeasured on %s: %s, %d cores, %.1f GiB, %s; privault %s, %s, Postgres %s (%s).\n\n", before, figuresBegin, r.Date.Format(time.DateOnly),
-		r.Machine.Processor, r.Machine.Cores, r.Machine.MemoryGiB, r.Machine.Kernel, r.Versions["privault"], r.Versions["go"], r.Versions["postgres"], settingsText(r.Postgres))
+	fmt.Fprintf(&w, "%s%sMeasured on %s: %s, %d cores, %.1f GiB, %s; privault %s, commit %s, %s, Postgres %s (%s).\n\n", before, figuresBegin, r.Date.Format(time.DateOnly),
+		r.Machine.Processor, r.Machine.Cores, r.Machine.MemoryGiB, r.Machine.Kernel, r.Versions["privault"], r.Versions["commit"], r.Versions["go"], r.Versions["postgres"], settingsText(r.Postgres))
 	fmt.Fprintf(&w, "| %s | |\n|---|%s---|\n", strings.Join(benchHead, " | "), strings.Repeat("--:|", len(benchHead)-1))
 	for _, row := range r.Rows {
 		fmt.Fprintf(&w, "| %s | %s |\n", strings.Join(row.cells(), " | "), row.Note)

@@ -35,7 +35,7 @@ func TestBench(t *testing.T) {
 			dir := t.TempDir()
 			document := filepath.Join(dir, "performance.md")
 			write(t, document, "before\n"+figuresBegin+"old figures\n"+figuresEnd+"after\n")
-			done := runIn(t, dir, nil, append(slices.Clone(tiny), "--markdown", document, "--only", strings.Join(names, ","))...).want(t, 0)
+			done := runIn(t, dir, nil, append(slices.Clone(tiny), "--markdown", document, "--commit", "abc123", "--only", strings.Join(names, ","))...).want(t, 0)
 			text := read(t, document)
 			if !strings.HasPrefix(text, "before\n"+figuresBegin) || !strings.HasSuffix(text, figuresEnd+"after\n") || strings.Contains(text, "old figures") {
 				t.Error("the document is ", text)
@@ -53,7 +53,7 @@ func TestBench(t *testing.T) {
 			if want := "measuring " + strings.Join(names, "\nmeasuring ") + "\n"; done.err != want {
 				t.Error("it complained: ", done.err)
 			}
-			if report.Machine.Cores < 1 || report.Date.IsZero() || report.Versions["postgres"] == "" || report.Postgres["fsync"] != "on" || report.Sizes.Records != 300 {
+			if report.Machine.Cores < 1 || report.Date.IsZero() || report.Versions["postgres"] == "" || report.Versions["commit"] != "abc123" || report.Postgres["fsync"] != "on" || report.Sizes.Records != 300 {
 				t.Errorf("the report has %+v, %v, %v", report.Machine, report.Versions, report.Postgres)
 			}
 		})
