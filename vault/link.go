@@ -273,7 +273,7 @@ func (t *txn) merge(ctx context.Context, p *pair, l *Link, by ID, sealed []byte)
 	_, err = t.data.Exec(ctx, `
 		insert into privault.subject_links (tenant_id, link_id, subject_id, merged_id, records, reason, linked_at, principal_id, sealed)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, t.who.Tenant, p.link, p.stays, merged, l.Records, l.Reason, l.At, by, sealed)
-	if err != nil || !newlyRestricted {
+	if err != nil || !newlyRestricted || !l.Merged {
 		return err
 	}
 	return t.emitOf(ctx, EventSubjectRestricted, p.stays, happening{subject: &p.stays})

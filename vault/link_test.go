@@ -1,17 +1,12 @@
 package vault_test
 
 import (
+	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -312,241 +307,6 @@ func TestAPackageHasTheRecordsOfAllReferences(t *testing.T) {
 	wantKind(t, "a row of somebody else, said to be the person's", err, vault.IntegrityFailure)
 }
 
-// A database from before a link knows afterwards that there is one: a hold of the person, and a restriction, are for all records.
-func TestALinkSurvivesARestore(t *testing.T) {
-	t.Parallel()
-	for name, options := range map[string][]vaulttest.Option{"one database": nil, "keystore apart": {vaulttest.Apart}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHousehold(t, options...)
-			ctx := t.Context()
-			if err := h.WatchLedger(ctx); err != nil {
-				t.Fatal(err)
-			}
-			data, keys := h.Backup()
-			l := h.link(t, "p-1", "p-2")
-			h.link(t, "p-1", "p-3") // unknown before
-			if _, err := h.PlaceHold(ctx, h.who, vault.Hold{Matter: "case-1", Subject: "p-1"}); err != nil {
-				t.Fatal(err)
-			}
-			if _, _, err := h.Restrict(ctx, h.who, "p-3", "dispute", nil); err != nil {
-				t.Fatal(err)
-			}
-			if err := h.WatchLedger(ctx); err != nil {
-				t.Fatal(err)
-			}
-			h.Close()
-			r := h.On(data, keys)
-			r.Vault = r.Replica()
-			wantKind(t, "before the replay", r.Ready(ctx), vault.RestoreFence)
-			if done := replay(t, r); done.Lines != 4 || done.Links != 2 || done.Unfinished != 0 {
-				t.Errorf("the replay: %+v", done)
-			}
-			if again := replay(t, r); again.Lines != 0 {
-				t.Errorf("replayed again: %+v", again)
-			}
-			if err := r.WatchLedger(ctx); err != nil {
-				t.Fatal(err)
-			}
-			for _, subject := range []string{"p-1", "p-2", "p-3"} {
-				if n := heldOf(t, r.Vault, h.who, subject); n != 8 {
-					t.Errorf("%s has %d records, want 8", subject, n)
-				}
-			}
-			wantKind(t, "deleting a record of the other", r.DeleteRecord(ctx, h.who, "people", h.of["p-2"][0], 0), vault.SubjectRestricted)
-			if err := r.LiftRestriction(ctx, h.who, "p-2", h.Now()); err != nil {
-				t.Fatal(err)
-			}
-			wantKind(t, "deleting a record of the other", r.DeleteRecord(ctx, h.who, "people", h.of["p-2"][0], 0), vault.LegalHold)
-			links, _, err := r.Links(ctx, h.who, "p-2", "", 10)
-			if err != nil || len(links) != 2 || links[1].ID != l.ID || links[1].Linked != "" || !links[1].Merged || links[0].Merged || links[1].Records != 4 {
-				t.Errorf("links after a restore, of which the references are lost: %+v %v", links, err)
-			}
-		})
-	}
-}
-
-// A database from before a link in which both are alive doesn't bring either back when the one person was erased; nor does a keystore alone.
-func TestAnErasureOfALinkedPersonSurvivesARestore(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		options          []vaulttest.Option
-		oldData, oldKeys bool
-	}{
-		"one database":  {nil, true, true},
-		"data and keys": {[]vaulttest.Option{vaulttest.Apart}, true, true},
-		"data alone":    {[]vaulttest.Option{vaulttest.Apart}, true, false},
-		"keys alone":    {[]vaulttest.Option{vaulttest.Apart}, false, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHousehold(t, c.options...)
-			ctx := t.Context()
-			request, err := h.OpenRequest(ctx, h.who, of(deadline.Access, "p-2"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := h.WatchLedger(ctx); err != nil {
-				t.Fatal(err)
-			}
-			data, keys := h.Backup()
-			h.link(t, "p-1", "p-2")
-			h.store(t, "people", "p-2")
-			e := h.erase(t, "p-1")
-			if e.Counts.Records != 9 {
-				t.Fatal(e)
-			}
-			if err := h.WatchLedger(ctx); err != nil {
-				t.Fatal(err)
-			}
-			h.Close()
-			if !c.oldData {
-				data = vaulttest.DatabaseOf(t, h.OwnerURL)
-			}
-			if !c.oldKeys {
-				keys = vaulttest.DatabaseOf(t, h.KeysURL)
-			}
-			r := h.On(data, keys)
-			r.Vault = r.Replica()
-			if done := replay(t, r); done.Erasures != 1 {
-				t.Errorf("the replay: %+v", done)
-			}
-			if err := r.WatchLedger(ctx); err != nil {
-				t.Fatal(err)
-			}
-			if n := vaulttest.CountURL(t, r.KeysURL, `select count(*) from keystore.data_keys`); n != 0 {
-				t.Errorf("%d keys came back", n)
-			}
-			for _, subject := range []string{"p-1", "p-2"} {
-				for _, token := range h.tokens[subject] {
-					if got := r.Reveal(h.who, token); got != string(vault.TokenNotFound) {
-						t.Errorf("a token of %s gives %s", subject, got)
-					}
-				}
-				if again, err := r.EraseSubject(ctx, h.who, subject, "gdpr-17", false); err != nil || again.ID != e.ID {
-					t.Errorf("erasing %s again gives %s %v, want %s", subject, again.ID, err, e.ID)
-				}
-			}
-			if got, err := r.GetRequest(ctx, h.who, request.ID); err != nil || got.Terms.Subject != "" {
-				t.Errorf("a request still says %q: %v", got.Terms.Subject, err)
-			}
-			if n := r.Count(`select (select count(*) from privault.subjects) + (select count(*) from privault.subject_links)`); n != 0 {
-				t.Errorf("%d rows lead to the person", n)
-			}
-		})
-	}
-}
-
-// A link that was written ahead and never committed is made, unless one of the two was erased meanwhile.
-func TestALinkThatWasBegunIsFinished(t *testing.T) {
-	t.Parallel()
-	for _, erased := range []string{"", "p-1", "p-2"} {
-		t.Run("erased: "+erased, func(t *testing.T) {
-			t.Parallel()
-			h := newHousehold(t)
-			h.Exec(`create function privault.refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
-				create constraint trigger refuse after insert on privault.subject_links deferrable initially deferred for each row execute function privault.refuse()`)
-			if _, _, err := h.LinkSubjects(t.Context(), h.who, "p-1", "p-2", "duplicate"); err == nil {
-				t.Fatal("the commit did not fail")
-			}
-			h.Exec(letCommit)
-			if erased != "" {
-				h.erase(t, erased)
-			}
-			h.Advance(2 * time.Minute)
-			if err := h.WatchLedger(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			switch erased {
-			case "":
-				if n := heldOf(t, h.Vault, h.who, "p-2"); n != 8 {
-					t.Errorf("p-2 has %d records, want 8", n)
-				}
-			case "p-1":
-				if n := heldOf(t, h.Vault, h.who, "p-2"); n != 4 {
-					t.Errorf("p-2 has %d records, want 4", n)
-				}
-			case "p-2":
-				_, _, err := h.GetSubject(t.Context(), h.who, "p-2", "", 10)
-				wantKind(t, "who was erased", err, vault.NotFound)
-			}
-		})
-	}
-}
-
-// An erasure of one of two that was begun, and whose commit was lost, is done although the two are one by then.
-func TestAnErasureThatWasBegunFindsTheLinkedPerson(t *testing.T) {
-	t.Parallel()
-	h := newHousehold(t)
-	h.Exec(failCommits)
-	if _, err := h.EraseSubject(t.Context(), h.who, "p-2", "gdpr-17", false); err == nil {
-		t.Fatal("the commit did not fail")
-	}
-	h.Exec(letCommit)
-	h.link(t, "p-1", "p-2")
-	h.Advance(2 * time.Minute)
-	if err := h.WatchLedger(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for _, subject := range []string{"p-1", "p-2"} {
-		if got := h.Reveal(h.who, h.tokens[subject][0]); got != string(vault.TokenNotFound) {
-			t.Errorf("a token of %s gives %s", subject, got)
-		}
-	}
-}
-
-// New keys of pseudonyms find a person by every reference, those too under which nothing is stored.
-func TestLinksSurviveNewKeysOfPseudonyms(t *testing.T) {
-	t.Parallel()
-	h := newHousehold(t)
-	other := h.Replica()
-	ctx := t.Context()
-	h.link(t, "p-1", "p-2")
-	h.link(t, "p-1", "p-3")
-	e := h.erase(t, "p-1")
-	for _, subject := range []string{"p-4", "p-5"} {
-		h.store(t, "people", subject)
-	}
-	h.link(t, "p-4", "p-5")
-	h.link(t, "p-4", "p-6")
-	rotate := func() {
-		t.Helper()
-		for _, name := range []string{"pseudonym", "wrap"} {
-			done, err := h.RotateKey(ctx, h.who, name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if done.Job != "" {
-				h.Finish(h.who, done.Job)
-			}
-		}
-	}
-	h.Work()
-	rotate()
-	h.store(t, "people", "p-6")
-	rotate()
-	for _, subject := range []string{"p-6", "p-5", "p-4"} {
-		if n := heldOf(t, other, h.who, subject); n != 3 {
-			t.Errorf("%s has %d records, want 3", subject, n)
-		}
-		links, _, err := other.Links(ctx, h.who, subject, "", 10)
-		if err != nil || len(links) != 2 || links[0].Linked != "p-6" || links[1].Linked != "p-5" {
-			t.Errorf("the links of %s: %+v %v", subject, links, err)
-		}
-	}
-	for _, subject := range []string{"p-3", "p-2", "p-1"} {
-		if again, err := other.EraseSubject(ctx, h.who, subject, "gdpr-17", false); err != nil || again.ID != e.ID {
-			t.Errorf("erasing %s again gives %s %v, want %s", subject, again.ID, err, e.ID)
-		}
-	}
-	if e, err := other.EraseSubject(ctx, h.who, "p-6", "gdpr-17", false); err != nil || e.Counts.Records != 3 {
-		t.Errorf("erased: %+v %v", e, err)
-	}
-	if n := h.Count(`select count(*) from privault.subjects`); n != 0 {
-		t.Errorf("%d references are left", n)
-	}
-}
-
 // Persons who were merged merge once more, and the accounting goes by all their ids.
 func TestAChainOfLinks(t *testing.T) {
 	t.Parallel()
@@ -710,160 +470,103 @@ func TestAHoldKeepsTheMonthsOfTheMerged(t *testing.T) {
 	}
 }
 
-// While people write, read, change, restrict, erase and link on two replicas, every record goes with its person.
-func TestLinksRaceWithEverything(t *testing.T) {
+// A request under either reference is about the one person.
+func TestRequestsOfALinkedPerson(t *testing.T) {
 	t.Parallel()
 	h := newHousehold(t)
-	h.Work() // rows are purged meanwhile
 	ctx := t.Context()
-	replicas := []*vault.Vault{h.Vault, h.Replica()}
-	var mu sync.Mutex
-	written := map[int][]vault.Tokenized{}
-	write := func(v *vault.Vault, n int, subject string) error {
-		item := vaulttest.Item(map[string]string{"name": "Jane"})
-		item.Subject = subject
-		done, err := v.Tokenize(ctx, h.who, vault.Batch{Collection: "people", Items: []vault.NewRecord{item}})
-		if err == nil && done[0].Err != nil {
-			err = done[0].Err
-		}
-		if err == nil {
-			mu.Lock()
-			written[n] = append(written[n], done[0])
-			mu.Unlock()
-		}
-		return err
+	h.define(t, "letters")
+	h.link(t, "p-1", "p-2")
+
+	var out bytes.Buffer
+	if err := fetch(t, h.Vault, h.who, h.step(t, h.ask(t, of(deadline.Access, "p-2")).ID, verified).ID, &out); err != nil {
+		t.Fatal(err)
 	}
-	count := map[string]int{}
-	const pairs = 60
-	for n := range pairs {
-		a, b := fmt.Sprintf("a-%d", n), fmt.Sprintf("b-%d", n)
-		for _, subject := range []string{a, b} {
-			if err := write(h.Vault, n, subject); err != nil {
-				t.Fatal(err)
-			}
-		}
-		guarded := n%3 == 0 // one of the two is restricted, and so is never read
-		if guarded {
-			if _, _, err := h.Restrict(ctx, h.who, b, "dispute", nil); err != nil {
-				t.Fatal(err)
-			}
-		}
-		first, second := written[n][0], written[n][1]
-		deeds := []func(*vault.Vault) error{
-			func(v *vault.Vault) error { _, _, err := v.LinkSubjects(ctx, h.who, a, b, "duplicate"); return err },
-			func(v *vault.Vault) error { _, _, err := v.LinkSubjects(ctx, h.who, b, a, "duplicate"); return err },
-			func(v *vault.Vault) error { return write(v, n, a) },
-			func(v *vault.Vault) error { return write(v, n, b) },
-			func(v *vault.Vault) error { return write(v, n, b) },
-			func(v *vault.Vault) error {
-				if got := vaulttest.RevealOn(t, v, h.who, second.Tokens["name"]); guarded && got == jane {
-					return errors.New("who is restricted was read")
-				}
-				return nil
-			},
-			func(v *vault.Vault) error {
-				_, err := v.PatchRecord(ctx, h.who, "people", first.Record, vault.Patch{IfVersion: 1, Fields: map[string]vault.Secret{"name": secret(`"Jane"`)}})
-				return err
-			},
-			func(v *vault.Vault) error { _, _, err := v.Object(ctx, h.who, b, "default", ""); return err },
-			func(v *vault.Vault) error {
-				_, err := v.OpenRequest(ctx, h.who, of(deadline.Access, b))
-				return err
-			},
-			func(v *vault.Vault) error { return v.DeleteRecord(ctx, h.who, "people", second.Record, 0) },
-		}
-		if n%2 == 0 {
-			deeds = append(deeds, func(v *vault.Vault) error { _, err := v.EraseSubject(ctx, h.who, a, "gdpr-17", false); return err },
-				func(v *vault.Vault) error { _, err := v.EraseSubject(ctx, h.who, b, "gdpr-17", false); return err })
-		}
-		var wait sync.WaitGroup
-		for i, do := range deeds {
-			wait.Go(func() {
-				err := do(replicas[(i+n)%2])
-				mu.Lock()
-				defer mu.Unlock()
-				switch kind := vault.AsError(err).Kind; {
-				case err == nil:
-					count["done"]++
-				case slices.Contains([]vault.Kind{vault.NotFound, vault.SubjectErased, vault.SubjectRestricted}, kind):
-					count[string(kind)]++
-				default:
-					t.Errorf("pair %d, deed %d: %v", n, i, err)
-				}
-			})
-		}
-		wait.Wait()
-		// Whoever of them is there is linked, and then all that can be read is held, and all of it goes.
-		for _, subject := range []string{a, b} {
-			if err := write(replicas[1], n, subject); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if _, _, err := replicas[0].LinkSubjects(ctx, h.who, a, b, "duplicate"); err != nil {
-			t.Fatal(err)
-		}
-		living := h.Count(`select count(*) from keystore.data_keys k join privault.records r using (tenant_id, record_id) where r.record_id = any($1)`, idsOf(written[n]))
-		if n := heldOf(t, replicas[0], h.who, b); n != living {
-			t.Errorf("%d records are held, and %d have a key", n, living)
-		}
-		if _, err := replicas[1].EraseSubject(ctx, h.who, a, "gdpr-17", false); err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range written[n] {
-			if got := vaulttest.RevealOn(t, replicas[0], h.who, d.Tokens["name"]); got != string(vault.TokenNotFound) {
-				t.Errorf("pair %d: a token of an erased person gives %s", n, got)
-			}
-		}
-		if left := h.Count(`select count(*) from keystore.data_keys where record_id = any($1)`, idsOf(written[n])); left != 0 {
-			t.Errorf("pair %d: %d keys are left", n, left)
-		}
+	u := unpack(t, h.Bench, out.Bytes())
+	if people, orders := len(u.data.Collections["people"].Records), len(u.data.Collections["orders"].Records); u.data.Subject != "p-2" || people != 4 || orders != 4 {
+		t.Errorf("the package of %s has %d people and %d orders, want 4 and 4", u.data.Subject, people, orders)
 	}
-	t.Logf("%v", count)
-	if count["done"] < pairs || count[string(vault.NotFound)] == 0 {
-		t.Errorf("nothing was raced for: %v", count)
+	stored := 0
+	for _, s := range u.processing.Sources {
+		stored += s.Times
+	}
+	if stored != 8 {
+		t.Errorf("the accounting has %d times that something was stored, want 8", stored)
+	}
+
+	n := of(deadline.Correction, "p-1")
+	n.Terms.Collection, n.Terms.Record, n.Fields = "people", h.of["p-2"][0], map[string]vault.Secret{"name": secret(`"Joe"`)}
+	if r := h.step(t, h.ask(t, n).ID, verified); r.State != vault.RequestCompleted {
+		t.Errorf("the correction is %s", r.State)
+	}
+	if got := h.Reveal(h.who, h.tokens["p-2"][0]); got != `"Joe"` {
+		t.Errorf("after the correction: %s", got)
+	}
+	n = of(deadline.Objection, "p-2")
+	n.Terms.Purpose = "letters"
+	h.step(t, h.ask(t, n).ID, verified)
+	if err := h.WithdrawObjection(ctx, h.who, "p-1", "letters"); err != nil {
+		t.Errorf("the objection of the other: %v", err)
+	}
+	h.step(t, h.ask(t, of(deadline.Restriction, "p-2")).ID, verified)
+	if got := h.Reveal(h.who, h.tokens["p-1"][0]); got != string(vault.SubjectRestricted) {
+		t.Errorf("a token of the restricted person gives %s", got)
+	}
+
+	hold, err := h.PlaceHold(ctx, h.who, vault.Hold{Matter: "case-1", Record: h.of["p-1"][0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := h.step(t, h.ask(t, of(deadline.Erasure, "p-2")).ID, verified)
+	if r.State != vault.RequestDeferred {
+		t.Fatalf("the request is %s", r.State)
+	}
+	if e := h.erase(t, "p-1"); e.ID != r.Certificate || e.State != vault.ErasureDeferred {
+		t.Errorf("asked for under the other reference it is another erasure: %+v, want %s", e, r.Certificate)
+	}
+	if err := h.ReleaseHold(ctx, h.who, hold.ID); err != nil {
+		t.Fatal(err)
+	}
+	h.Work()
+	await(t, "the erasure", func() bool {
+		got, err := h.GetRequest(ctx, h.who, r.ID)
+		return err == nil && got.State == vault.RequestCompleted
+	})
+	for _, subject := range []string{"p-1", "p-2"} {
+		for _, token := range h.tokens[subject] {
+			if got := h.Reveal(h.who, token); got != string(vault.TokenNotFound) {
+				t.Errorf("a token of %s gives %s", subject, got)
+			}
+		}
 	}
 }
 
-func idsOf(all []vault.Tokenized) (ids []vault.ID) {
-	for _, d := range all {
-		ids = append(ids, vault.RecordID(d.Record))
-	}
-	return ids
-}
-
-// Merging a person with many records takes one transaction, which the person's other calls wait for (PRIVAULT_MERGE_RECORDS: how many).
-func TestMergingManyRecordsIsQuick(t *testing.T) {
+// Recipients hear that a link restricts records, and what they were told of either goes with the person.
+func TestRecipientsHearOfALinkThatRestricts(t *testing.T) {
 	t.Parallel()
-	many := 2000
-	if text := os.Getenv("PRIVAULT_MERGE_RECORDS"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		many = n
-	}
 	h := newHousehold(t)
-	for stored := 0; stored < many; {
-		items := make([]vault.NewRecord, min(1000, many-stored))
-		for i := range items {
-			items[i] = vaulttest.Item(map[string]string{"name": "Jane"})
-			items[i].Subject = "p-3"
-		}
-		if _, err := h.Tokenize(context.Background(), h.who, vault.Batch{Collection: "people", Items: items}); err != nil {
-			t.Fatal(err)
-		}
-		stored += len(items)
+	ctx := t.Context()
+	l := h.webhook(t, "crm", func(w *vault.Webhook) { w.Events = []string{vault.EventSubjectRestricted} }, nil)
+	if _, _, err := h.Restrict(ctx, h.who, "p-2", "dispute", nil); err != nil {
+		t.Fatal(err)
 	}
-	began := time.Now()
-	l := h.link(t, "p-1", "p-3")
-	took := time.Since(began)
-	t.Logf("%d records became another's in %v", l.Records, took.Round(time.Millisecond))
-	if l.Records != many || took > 8*time.Second {
-		t.Errorf("%d records in %v", l.Records, took)
+	h.link(t, "p-1", "p-2")
+	h.link(t, "p-1", "p-3") // which restricts nobody anew
+	h.deliver(t)
+	messages := l.Messages()
+	if len(messages) != 2 {
+		t.Fatalf("%d messages, want of the restriction and of the link", len(messages))
 	}
-	if n := h.Count(`select count(*) from privault.records r join privault.subjects s using (tenant_id, subject_id) where s.link_id is null`); n != many+8 {
-		t.Errorf("%d records are somebody's, want %d", n, many+8)
+	records := 0
+	for _, c := range l.read(t, messages[1]).Data.Collections {
+		records += len(c.Records)
 	}
+	if records != 8 {
+		t.Errorf("the link is told with %d records, want 8", records)
+	}
+	h.erase(t, "p-1")
+	h.Work()
+	await(t, "what was told of the person goes", func() bool { return h.Count(`select count(*) from privault.webhook_deliveries`) == 0 })
 }
 
 func linkOperations() []operation {

@@ -292,24 +292,35 @@ func (t *txn) lockReferences(ctx context.Context, digest []byte) (id *ID, digest
 }
 
 // lockOwner locks whose record it is; nil: nobody's, or erased.
-func (t *txn) lockOwner(ctx context.Context, record ID) (person *ID, err error) {
-	for range maxAttempts {
-		var owner *ID
-		person = nil
-		b := &pgx.Batch{}
-		b.Queue(`
-			select s.subject_id from privault.records r join privault.subjects s using (tenant_id, subject_id)
-			where r.tenant_id = $1 and r.record_id = $2 and s.link_id is null for key share of s`, t.who.Tenant, record).QueryRow(optionally(&person))
-		// Whose it is now: while the first waited, they may have become one with somebody else.
-		b.Queue(`select subject_id from privault.records where tenant_id = $1 and record_id = $2`, t.who.Tenant, record).QueryRow(optionally(&owner))
-		if err := t.data.SendBatch(ctx, b).Close(); err != nil {
-			return nil, err
-		}
-		if owner == nil || person != nil && *person == *owner {
+func (t *txn) lockOwner(ctx context.Context, record ID) (*ID, error) {
+	person, settled, err := t.owner(ctx, t.data, record, `skip locked`)
+	// Who has become one with somebody else while this waits is locked all the same, and waiting for that person with it would be a deadlock
+	// with the next who locks both. So it is let go.
+	for attempt := 0; err == nil && !settled && attempt < maxAttempts; attempt++ {
+		var savepoint pgx.Tx
+		if savepoint, err = t.data.Begin(ctx); err != nil {
 			break
 		}
+		if person, settled, err = t.owner(ctx, savepoint, record, ``); err == nil && settled {
+			return person, savepoint.Commit(ctx)
+		}
+		err = errors.Join(err, savepoint.Rollback(ctx))
 	}
-	return person, nil
+	return person, err
+}
+
+// owner is an attempt of lockOwner, which is settled if it is whose record it was when the lock was there.
+func (t *txn) owner(ctx context.Context, tx pgx.Tx, record ID, wait string) (person *ID, settled bool, err error) {
+	var owner *ID
+	b := &pgx.Batch{}
+	b.Queue(`
+		select s.subject_id from privault.records r join privault.subjects s using (tenant_id, subject_id)
+		where r.tenant_id = $1 and r.record_id = $2 and s.link_id is null for key share of s `+wait, t.who.Tenant, record).QueryRow(optionally(&person))
+	b.Queue(`
+		select s.subject_id from privault.records r join privault.subjects s using (tenant_id, subject_id)
+		where r.tenant_id = $1 and r.record_id = $2 and s.link_id is null`, t.who.Tenant, record).QueryRow(optionally(&owner))
+	err = tx.SendBatch(ctx, b).Close()
+	return person, owner == nil || person != nil && *person == *owner, err
 }
 
 // optionally scans a row that need not be there.

@@ -17,7 +17,7 @@ func TestTheRequestsPageWorks(t *testing.T) {
 	i := newImporter(t, "unused", map[string]string{"note": "text"})
 	said := i.runPage(t, "requests.md")
 	rest := strings.Join(said, "")
-	for _, want := range []string{`"tokens"`, `"acknowledge_by":"2026-12-04T23:59:59Z"`, `"due_at":"2027-01-04T23:59:59Z"`, `"acknowledged_at"`, `"state":"completed"`, "certificate: crt_", "DUE", `"complied":1`} {
+	for _, want := range []string{`"tokens"`, `"acknowledge_by":"2026-12-04T23:59:59Z"`, `"due_at":"2027-01-04T23:59:59Z"`, `"acknowledged_at"`, `"state":"completed"`, "certificate: crt_", "DUE", `"complied":1`, `"merged":true`, `"linked":"cust-2077"`} {
 		_, after, found := strings.Cut(rest, want)
 		if !found {
 			t.Errorf("the commands don't say %s, in its turn: %q", want, said)
