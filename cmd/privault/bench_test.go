@@ -25,7 +25,7 @@ var tiny = []string{"bench", "--size", "small", "--time", "100ms", "--clients", 
 // Every measurement has figures: in the table, as JSON and in a document.
 func TestBench(t *testing.T) {
 	t.Parallel()
-	for part := range slices.Chunk(measurements, 4) { // each with a server of its own, beside each other
+	for part := range slices.Chunk(measurements, 3) { // each with a server of its own, beside each other
 		var names []string
 		for _, m := range part {
 			names = append(names, m.name)
