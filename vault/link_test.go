@@ -550,6 +550,7 @@ func TestRecipientsHearOfALinkThatRestricts(t *testing.T) {
 	if _, _, err := h.Restrict(ctx, h.who, "p-2", "dispute", nil); err != nil {
 		t.Fatal(err)
 	}
+	h.deliver(t) // one after the other: they are sent at once
 	h.link(t, "p-1", "p-2")
 	h.link(t, "p-1", "p-3") // which restricts nobody anew
 	h.deliver(t)
