@@ -134,14 +134,14 @@ func kindOf(err error) Kind {
 }
 
 // gone says whether a Postgres error means that the server can't work for us now: connection lost (08), out of
-// resources (53), shutting down or starting (57P), statement or lock time-out (57014, 55P03), read-only (25006).
+// resources (53), shutting down or starting (57P), statement or lock time-out (57014, 55P03), a deadlock (40P01), read-only (25006).
 func gone(code string) bool {
 	switch code[:2] {
 	case "08", "53":
 		return true
 	}
 	switch code {
-	case "57014", "57P01", "57P02", "57P03", "55P03", "25006":
+	case "57014", "57P01", "57P02", "57P03", "55P03", "40P01", "25006":
 		return true
 	}
 	return false

@@ -21,6 +21,7 @@ func TestLinksRaceWithEverything(t *testing.T) {
 	t.Parallel()
 	h := newHousehold(t)
 	h.Work() // rows are purged meanwhile
+	h.define(t, "letters")
 	ctx := t.Context()
 	replicas := []*vault.Vault{h.Vault, h.Replica()}
 	var mu sync.Mutex
@@ -71,14 +72,22 @@ func TestLinksRaceWithEverything(t *testing.T) {
 				_, err := v.PatchRecord(ctx, h.who, "people", first.Record, vault.Patch{IfVersion: 1, Fields: map[string]vault.Secret{"name": secret(`"Jane"`)}})
 				return err
 			},
-			func(v *vault.Vault) error { _, _, err := v.Object(ctx, h.who, b, "default", ""); return err },
+			func(v *vault.Vault) error { _, _, err := v.Object(ctx, h.who, b, "letters", ""); return err },
 			func(v *vault.Vault) error {
 				_, err := v.OpenRequest(ctx, h.who, of(deadline.Access, b))
 				return err
 			},
 			func(v *vault.Vault) error { return v.DeleteRecord(ctx, h.who, "people", second.Record, 0) },
 		}
-		if n%2 == 0 {
+		var hold string
+		switch {
+		case n%10 == 9: // one of the two is held, and then nothing of either goes
+			deeds = append(deeds, func(v *vault.Vault) error {
+				placed, err := v.PlaceHold(ctx, h.who, vault.Hold{Matter: "case-1", Subject: b})
+				hold = placed.ID
+				return err
+			})
+		case n%2 == 0:
 			deeds = append(deeds, func(v *vault.Vault) error { _, err := v.EraseSubject(ctx, h.who, a, "gdpr-17", false); return err },
 				func(v *vault.Vault) error { _, err := v.EraseSubject(ctx, h.who, b, "gdpr-17", false); return err })
 		}
@@ -91,7 +100,7 @@ func TestLinksRaceWithEverything(t *testing.T) {
 				switch kind := vault.AsError(err).Kind; {
 				case err == nil:
 					count["done"]++
-				case slices.Contains([]vault.Kind{vault.NotFound, vault.SubjectErased, vault.SubjectRestricted}, kind):
+				case slices.Contains([]vault.Kind{vault.NotFound, vault.SubjectErased, vault.SubjectRestricted, vault.LegalHold}, kind):
 					count[string(kind)]++
 				default:
 					t.Errorf("pair %d, deed %d: %v", n, i, err)
@@ -112,8 +121,16 @@ func TestLinksRaceWithEverything(t *testing.T) {
 		if n := heldOf(t, replicas[0], h.who, b); n != living {
 			t.Errorf("%d records are held, and %d have a key", n, living)
 		}
-		if _, err := replicas[1].EraseSubject(ctx, h.who, a, "gdpr-17", false); err != nil {
-			t.Fatal(err)
+		if hold != "" {
+			if err := replicas[1].DeleteRecord(ctx, h.who, "people", first.Record, 0); !slices.Contains([]vault.Kind{vault.LegalHold, vault.SubjectRestricted}, vault.AsError(err).Kind) {
+				t.Errorf("pair %d: deleting what is held: %v", n, err)
+			}
+			if err := replicas[0].ReleaseHold(ctx, h.who, hold); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if e, err := replicas[1].EraseSubject(ctx, h.who, a, "gdpr-17", false); err != nil || e.State != vault.ErasureErased {
+			t.Fatal(e, err)
 		}
 		for _, d := range written[n] {
 			if got := vaulttest.RevealOn(t, replicas[0], h.who, d.Tokens["name"]); got != string(vault.TokenNotFound) {
