@@ -13,10 +13,13 @@ probe() { # 3,000 fresh connections, one after another, by one process: starting
 		awk '$2 != 200 { bad++ } { print $1 * 1000 }  END { print "failed", bad + 0 > "/dev/stderr" }' | sort -n |
 		awk '{ a[NR] = $1 } END { printf "p50 %.2f p99 %.2f\n", a[int(NR * .5)], a[int(NR * .99)] }'
 }
+open() { # URL
+	ss -Htn state established "( sport = :${1##*:} )" | wc -l
+}
 during() { # URL that is attacked
 	slowhttptest "${SLOW:--B}" -c "$connections" -r 1000 -i 3 -l 25 -s 100000 -u "$1/v1/tokenize" -p 10 >"$log" 2>&1 &
-	sleep 6
-	probe
+	sleep 4.3 # all are open; those that send headers are closed after 5 s each
+	echo "$(open "$1") open, $(probe), $(open "$1") open after it"
 	wait $! || true
 }
 echo "alone:           $(probe)"
