@@ -1,7 +1,6 @@
 package vault_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -172,7 +171,7 @@ func TestMergingManyRecordsIsQuick(t *testing.T) {
 			items[i] = vaulttest.Item(map[string]string{"name": "Jane"})
 			items[i].Subject = "p-3"
 		}
-		if _, err := h.Tokenize(context.Background(), h.who, vault.Batch{Collection: "people", Items: items}); err != nil {
+		if _, err := h.Tokenize(t.Context(), h.who, vault.Batch{Collection: "people", Items: items}); err != nil {
 			t.Fatal(err)
 		}
 		stored += len(items)
