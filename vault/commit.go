@@ -292,6 +292,9 @@ func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit
 		}
 	}
 	b.Queue(statement+keys+`select entry_id from admitted`, args...).Query(admitted)
+	if len(p.bonds.listed) > 0 { // who stays out is nobody
+		p.subjects.queueUnused(b, tenant)
+	}
 	p.bonds.queueRest(b, tenant)
 	if len(p.subjects.digests) > 0 {
 		b.Queue(insertRecordDisclosures, tenant, p.recordEntry, p.record)

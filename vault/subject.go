@@ -114,6 +114,15 @@ func (n *newSubjects) queue(b *pgx.Batch, tenant ID, now time.Time) {
 	}
 }
 
+// queueUnused takes back those whom this trip made, and none of whose records it stored.
+func (n *newSubjects) queueUnused(b *pgx.Batch, tenant ID) {
+	if len(n.ids) > 0 {
+		b.Queue(`
+			delete from privault.subjects s where s.tenant_id = $1 and s.subject_id = any($2)
+				and not exists (select from privault.records r where r.tenant_id = $1 and r.subject_id = s.subject_id)`, tenant, n.ids)
+	}
+}
+
 const (
 	moveSubjects = `
 	update privault.subjects s set digest = m.is_now from unnest($2::bytea[], $3::bytea[]) as m(was, is_now)

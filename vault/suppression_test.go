@@ -116,6 +116,10 @@ func TestAnErasedPersonIsNotTakenInAgainWhereTheCollectionAsks(t *testing.T) {
 			if diff := cmp.Diff([]string{out, ""}, r.store(t, r.Vault, "members", someone("p-1", "new@example.com"), someone("p-4", "jane@example.com"))); diff != "" {
 				t.Errorf("members (-want +got):\n%s", diff)
 			}
+			// Who stayed out is nobody: erasing the person once more finds the erasure that there was.
+			if again := r.erase(t, "p-1"); again.ID != e.ID {
+				t.Errorf("erased again, as %s instead of %s", again.ID, e.ID)
+			}
 			if diff := cmp.Diff([]string{""}, r.store(t, r.Vault, "orders", someone("p-1", "jane@example.com"))); diff != "" {
 				t.Errorf("orders (-want +got):\n%s", diff)
 			}
