@@ -2,7 +2,7 @@
 # 4,000 slow connections (slowhttptest, Debian) against a running server, and how a well-behaved client fares meanwhile.
 # scripts/slow.sh URL [CONNECTIONS [OTHER]]: prints its p50 and p99 before and during, in ms. Bounded: half a minute. With the URL of
 # another server on the machine, that one is attacked first: so much is the machine's and the attacker's program's, not the server's.
-# SLOW=-H sends slow headers, -B (the default) slow bodies.
+# SLOW=-H (the default) sends slow headers, -B slow bodies, which are refused at once for want of a credential.
 set -euo pipefail
 url=${1:?URL} connections=${2:-4000} other=${3:-}
 log=$(mktemp)
@@ -17,8 +17,8 @@ open() { # URL
 	ss -Htn state established "( sport = :${1##*:} )" | wc -l
 }
 during() { # URL that is attacked
-	slowhttptest "${SLOW:--B}" -c "$connections" -r 1000 -i 3 -l 25 -s 100000 -u "$1/v1/tokenize" -p 10 >"$log" 2>&1 &
-	sleep 4.3 # all are open; those that send headers are closed after 5 s each
+	slowhttptest "${SLOW:--H}" -c "$connections" -r 2000 -i 3 -l 25 -s 100000 -u "$1/v1/tokenize" -p 10 >"$log" 2>&1 &
+	sleep 3.5 # all are open; each is closed after its 5 s
 	echo "$(open "$1") open, $(probe), $(open "$1") open after it"
 	wait $! || true
 }
