@@ -132,7 +132,7 @@ func (v *Vault) commitTogether(ctx context.Context, tenant ID, rs []rider[*chang
 	}
 	v.metrics.commitSize.Observe(float64(len(changes)))
 	admitted, err := v.commitAll(ctx, tenant, changes)
-	if err != nil && len(rs) > 1 && AsError(err).Kind != DatabaseUnavailable {
+	if err != nil && len(rs) > 1 && (AsError(err).Kind != DatabaseUnavailable || deadlocked(err)) {
 		for _, r := range rs {
 			admitted, err := v.commitAll(ctx, tenant, []*change{r.cargo})
 			r.settle(outcome(r.cargo, admitted, err))

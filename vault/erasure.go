@@ -306,8 +306,10 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 	if e.Certificate, err = v.certify(t.who.Tenant, *w.subject, e); err != nil {
 		return err
 	}
-	if err := t.emitOf(ctx, EventSubjectErased, gone, happening{Certificate: e.ID, erasure: &id, Collections: w.part.affected()}); err != nil {
-		return err
+	for _, subject := range append([]ID{gone}, w.merged...) { // whom a recipient may know by an id from before a link
+		if err := t.emitOf(ctx, EventSubjectErased, subject, happening{Certificate: e.ID, erasure: &id, Collections: w.part.affected()}); err != nil {
+			return err
+		}
 	}
 	_, err = t.enqueue(ctx, purgeJob, purgeParams{e.ID})
 	return err

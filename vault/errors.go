@@ -147,6 +147,12 @@ func gone(code string) bool {
 	return false
 }
 
+// deadlocked says whether a transaction was the victim of a deadlock: the same work may be done at once.
+func deadlocked(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "40P01"
+}
+
 // violates says whether err is the breach of a named constraint.
 func violates(err error, constraint string) bool {
 	var pg *pgconn.PgError

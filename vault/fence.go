@@ -414,7 +414,7 @@ func lineFailed(seq int64, err error) error { return fmt.Errorf("line %d of the 
 
 // hopeless says of an error of one line that the next would get it too.
 func hopeless(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || AsError(err).Kind == DatabaseUnavailable
+	return ctx.Err() != nil || AsError(err).Kind == DatabaseUnavailable && !deadlocked(err)
 }
 
 // noteDone writes down which lines are known to be committed.

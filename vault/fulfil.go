@@ -168,7 +168,11 @@ func (t *txn) answerWaiting(ctx context.Context, erasure ID, at time.Time, how R
 }
 
 // withdrawErasure ends an erasure that a hold has deferred.
-const withdrawErasure = `update privault.erasures set state = 'withdrawn' where tenant_id = $1 and erasure_id = $2 and state = 'deferred'`
+const (
+	withdrawErasure      = `update privault.erasures set state = 'withdrawn' where tenant_id = $1 and erasure_id = $2 and state = 'deferred'`
+	withdrawUnlessWanted = withdrawErasure + ` and not direct and not exists (select from privault.requests
+		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' and request_id <> $3)`
+)
 
 // withdraw ends the erasure that a request waits for, which is denied or taken back; but not one that was asked for without a request too,
 // or that another request waits for.
@@ -178,13 +182,46 @@ func (s *stepping) withdraw() error {
 		return nil
 	}
 	id, _ := parseID(erasurePrefix, r.Certificate)
-	done, err := s.data.Exec(s.ctx, withdrawErasure+` and not direct and not exists (select from privault.requests
-		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' and request_id <> $3)`, s.who.Tenant, id, r.id)
+	done, err := s.data.Exec(s.ctx, withdrawUnlessWanted, s.who.Tenant, id, r.id)
 	if err != nil || done.RowsAffected() == 0 {
 		return err
 	}
 	s.entry.Resources[0].Erasure = r.Certificate
-	s.enter(&ledgerLine{Kind: withdrawLine, Erasure: &lineErasure{ID: lineID(id), Digest: r.digest, Subjects: []lineID{}}})
+	rows, err := s.data.Query(s.ctx, selectErasure+`erasure_id = $2`, s.who.Tenant, id)
+	if err != nil {
+		return err
+	}
+	e, err := pgx.CollectExactlyOneRow(rows, scanErasure)
+	if err != nil {
+		return err
+	}
+	line := &lineErasure{ID: lineID(id), Digest: r.digest, Subjects: []lineID{}, Reason: e.Reason, Requested: e.Requested, Counts: e.Counts, Request: idInLine(r.id)}
+	if e.Scope != nil {
+		line.Part = &linePart{Scope: e.Scope, Retained: e.Retained}
+	}
+	s.enter(&ledgerLine{Kind: withdrawLine, Erasure: line})
+	return nil
+}
+
+// finishWithdrawal withdraws an erasure whose withdrawal was never committed; or not, where somebody else wants it by now: then the ledger says
+// once more that it waits.
+func (t *txn) finishWithdrawal(ctx context.Context, line *ledgerLine) error {
+	id := ID(line.Erasure.ID)
+	done, err := t.data.Exec(ctx, withdrawUnlessWanted, t.who.Tenant, id, (*ID)(line.Erasure.Request))
+	if err != nil {
+		return err
+	}
+	if done.RowsAffected() > 0 {
+		return t.answerWaiting(ctx, id, line.At, takenBack)
+	}
+	var waits, direct bool
+	err = t.data.QueryRow(ctx, `select state = 'deferred', direct from privault.erasures where tenant_id = $1 and erasure_id = $2`, t.who.Tenant, id).Scan(&waits, &direct)
+	if err != nil || !waits {
+		return err
+	}
+	again := *line.Erasure
+	again.Request, again.Direct = nil, direct
+	t.enter(&ledgerLine{Kind: deferralLine, Erasure: &again})
 	return nil
 }
 

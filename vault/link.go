@@ -154,18 +154,11 @@ type pair struct {
 
 // lockPair locks the persons of two digests, and makes somebody of the second if there is nobody. It is called under holdLock, alone.
 func (t *txn) lockPair(ctx context.Context, digests [][]byte, generation int32) (*pair, error) {
-	p := &pair{digests: slices.Clone(digests), other: digests[1]}
-	err := eachBytes(ctx, t.data, func(digest []byte) { p.digests = append(p.digests, slices.Clone(digest)) }, `
-		select o.digest from privault.subjects s join privault.subjects o using (tenant_id, subject_id)
-		where s.tenant_id = $1 and s.digest = any($2) and o.digest <> all($2)`, t.who.Tenant, digests)
-	if err != nil {
-		return nil, err
-	}
+	p := &pair{other: digests[1]}
 	// In one order with the commits of records, which bring new persons in it too.
-	slices.SortFunc(p.digests, slices.Compare)
-	n := newSubjects{digests: p.digests}
+	n := newSubjects{digests: slices.SortedFunc(slices.Values(digests), slices.Compare)}
 	var fresh ID
-	for _, digest := range p.digests {
+	for _, digest := range n.digests {
 		id, err := newID()
 		if err != nil {
 			return nil, err
@@ -175,14 +168,20 @@ func (t *txn) lockPair(ctx context.Context, digests [][]byte, generation int32) 
 		}
 		n.ids, n.generation = append(n.ids, id), append(n.generation, generation)
 	}
+	// By the persons and not by their digests: those move when keys have changed.
+	const theirs = `where tenant_id = $1 and subject_id = any(array(select s.subject_id from privault.subjects s where s.tenant_id = $1 and s.digest = any($2)))`
 	b := &pgx.Batch{}
+	b.Queue(`select from privault.subjects `+theirs+` order by digest for update`, t.who.Tenant, digests)
 	n.queue(b, t.who.Tenant, t.now)
-	b.Queue(`select from privault.subjects where tenant_id = $1 and digest = any($2) order by digest for update`, t.who.Tenant, p.digests)
+	b.Queue(`select digest from privault.subjects `+theirs, t.who.Tenant, digests).Query(func(rows pgx.Rows) (err error) {
+		p.digests, err = pgx.CollectRows(rows, pgx.RowTo[[]byte])
+		return err
+	})
 	for i, into := range []*ID{&p.stays, &p.goes} {
 		b.Queue(`select subject_id, link_id from privault.subjects where tenant_id = $1 and digest = $2`, t.who.Tenant, digests[i]).
 			QueryRow(func(row pgx.Row) error { return row.Scan(into, &p.links[i]) })
 	}
-	err = t.data.SendBatch(ctx, b).Close()
+	err := t.data.SendBatch(ctx, b).Close()
 	p.anew = p.goes == fresh
 	return p, err
 }
@@ -209,16 +208,16 @@ func (t *txn) linked(ctx context.Context, keys *tenantKeys, p *pair, l *Link) er
 }
 
 // erasureWaits says whether an erasure of one of a pair waits for a hold.
-func (t *txn) erasureWaits(ctx context.Context, p *pair) (waits bool, err error) {
+func (t *txn) erasureWaits(ctx context.Context, digests [][]byte) (waits bool, err error) {
 	err = t.data.QueryRow(ctx, `
 		select exists (select from privault.erasures where tenant_id = $1 and `+erasedUnder+` and state = 'deferred')`,
-		t.who.Tenant, p.digests).Scan(&waits)
+		t.who.Tenant, digests).Scan(&waits)
 	return waits, err
 }
 
 // requireLinkable refuses what must not become one person, or can't.
 func (t *txn) requireLinkable(ctx context.Context, p *pair) error {
-	waits, err := t.erasureWaits(ctx, p)
+	waits, err := t.erasureWaits(ctx, p.digests)
 	if err != nil {
 		return err
 	}
@@ -250,7 +249,7 @@ func (t *txn) requireLinkable(ctx context.Context, p *pair) error {
 // merge makes everything of one of a pair the other's, and writes the link. Where both have something to say, what protects more is kept:
 // either's restriction, allowing what both allow; either's objection; and a consent that one of them has withdrawn is withdrawn.
 func (t *txn) merge(ctx context.Context, p *pair, l *Link, by ID, sealed []byte) error {
-	newlyRestricted, err := t.mergeFacts(ctx, p, by)
+	newlyRestricted, err := t.mergeFacts(ctx, p, l, by)
 	if err != nil {
 		return err
 	}
@@ -280,7 +279,7 @@ func (t *txn) merge(ctx context.Context, p *pair, l *Link, by ID, sealed []byte)
 }
 
 // mergeFacts is merge of what the two have said, with the history; restricted says that one of the two was, and both are now.
-func (t *txn) mergeFacts(ctx context.Context, p *pair, by ID) (restricted bool, err error) {
+func (t *txn) mergeFacts(ctx context.Context, p *pair, l *Link, by ID) (restricted bool, err error) {
 	both := []ID{p.stays, p.goes}
 	err = t.data.QueryRow(ctx, `
 		select count(*) = 1 from privault.subject_facts where tenant_id = $1 and subject_id = any($2) and kind = 'restriction'`,
@@ -310,7 +309,7 @@ func (t *txn) mergeFacts(ctx context.Context, p *pair, by ID) (restricted bool, 
 		select o.tenant_id, $2, o.kind, o.purpose, o.text_version, o.reference, o.allowed, o.since
 		from privault.subject_facts o where o.tenant_id = $1 and o.subject_id = $3
 		on conflict (tenant_id, subject_id, kind, purpose) do update set
-			allowed = array(select unnest(f.allowed) intersect select unnest(excluded.allowed) order by 1),
+			allowed = array(select i.purpose from (select unnest(f.allowed) as purpose intersect select unnest(excluded.allowed)) i order by i.purpose collate "C"),
 			text_version = case when f.kind = 'consent' and excluded.since > f.since then excluded.text_version else f.text_version end,
 			reference = case when f.kind = 'consent' and excluded.since > f.since then excluded.reference else f.reference end,
 			since = case f.kind when 'consent' then greatest(f.since, excluded.since) else least(f.since, excluded.since) end`,
@@ -326,7 +325,7 @@ func (t *txn) mergeFacts(ctx context.Context, p *pair, by ID) (restricted bool, 
 		if err != nil {
 			return false, err
 		}
-		b.Queue(insertHistory, t.who.Tenant, p.stays, id, t.now, by, consentFact, w.Purpose, false, w.TextVersion,
+		b.Queue(insertHistory, t.who.Tenant, p.stays, id, l.At, by, consentFact, w.Purpose, false, w.TextVersion,
 			formatID(linkPrefix, p.link), []string{}, nil)
 	}
 	return restricted, t.data.SendBatch(ctx, b).Close()
@@ -342,12 +341,20 @@ func (t *txn) listAlike(ctx context.Context, keys *tenantKeys, p *pair, l *Link)
 		}
 		on = append(on, s.all...)
 	}
+	return t.insertAlike(ctx, on, p.digests)
+}
+
+// insertAlike puts digests of a person on the list where one that is on it is the person's. Who is put there by hand meanwhile waits, or is found.
+func (t *txn) insertAlike(ctx context.Context, on, digests [][]byte) error {
+	if err := t.suppressionLock(ctx); err != nil {
+		return err
+	}
 	_, err := t.data.Exec(ctx, `
 		insert into privault.suppressions (tenant_id, digest, suppression_id, kind, erasure_id, created_at)
 		select distinct s.tenant_id, o.digest, s.suppression_id, s.kind, s.erasure_id, s.created_at
 		from privault.suppressions s cross join unnest($3::bytea[]) as o(digest)
 		where s.tenant_id = $1 and s.digest = any($2) and s.kind = $4
-		on conflict do nothing`, t.who.Tenant, on, p.digests, suppressedSubject)
+		on conflict do nothing`, t.who.Tenant, on, digests, suppressedSubject)
 	return err
 }
 
@@ -400,11 +407,12 @@ func (t *txn) applyLink(ctx context.Context, l *lineLink) error {
 	if err != nil || p.stays == p.goes {
 		return err
 	}
-	if waits, err := t.erasureWaits(ctx, p); err != nil || waits { // it was begun before that, and never committed
+	p.link = ID(l.ID)
+	// Whoever has come under the other reference since was somebody too.
+	if err := t.merge(ctx, p, &Link{Merged: l.Merged || p.goes != ID(l.Other) && !p.anew, Reason: l.Reason, At: l.At}, ID(l.By), nil); err != nil {
 		return err
 	}
-	p.link = ID(l.ID)
-	return t.merge(ctx, p, &Link{Merged: l.Merged, Reason: l.Reason, At: l.At}, ID(l.By), nil)
+	return t.insertAlike(ctx, append([][]byte{l.Digest, l.OtherDigest}, p.digests...), p.digests)
 }
 
 // storedLink is a link as it is in the database.

@@ -156,7 +156,7 @@ func checkGrounds(named []Retained, now time.Time, faults *faults) {
 func (t *txn) supersede(ctx context.Context, id ID, by *Erasure) error {
 	_, err := t.data.Exec(ctx, `
 		update privault.erasures set state = $3, erased_at = $4, shred_effective_at = $5, certificate = nullif($6, '')
-		where tenant_id = $1 and erasure_id = $2`, t.who.Tenant, id, by.State, by.Erased, by.ShredEffective, by.Certificate)
+		where tenant_id = $1 and erasure_id = $2 and state = 'deferred'`, t.who.Tenant, id, by.State, by.Erased, by.ShredEffective, by.Certificate)
 	if err != nil {
 		return err
 	}

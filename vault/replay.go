@@ -32,6 +32,7 @@ type lineErasure struct {
 	Records        []byte        `json:"records,omitempty"`
 	Part           *linePart     `json:"part,omitempty"` // nil: everything
 	Direct         bool          `json:"direct,omitempty"`
+	Request        *lineID       `json:"request,omitempty"` // that was denied or taken back, of a withdrawal
 
 	// What the law had kept then, and stays in a replay too, though the rules may be others by now.
 	Kept     []lineKept `json:"kept,omitempty"`
@@ -217,7 +218,16 @@ func (v *Vault) finishLine(ctx context.Context, t *txn, line *ledgerLine) error 
 	if err != nil || !mine || gone {
 		return err
 	}
-	if line.Erasure == nil || line.Kind == withdrawLine {
+	switch {
+	case line.Kind == withdrawLine:
+		return t.finishWithdrawal(ctx, line)
+	case line.Link != nil:
+		// It was begun before the erasure that waits.
+		if waits, err := t.erasureWaits(ctx, [][]byte{line.Link.Digest, line.Link.OtherDigest}); err != nil || waits {
+			return err
+		}
+		return t.applyLine(ctx, line)
+	case line.Erasure == nil:
 		return t.applyLine(ctx, line)
 	}
 	w, err := t.lockForErasure(ctx, digest)

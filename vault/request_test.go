@@ -71,7 +71,7 @@ in_progress  in_progress  =            .            denied  in_progress  .      
 completed    .            =            .            .       .            .          .          .          =          .
 denied       .            .            .            =       .            .          .          .          .          .
 cancelled    .            .            .            .       .            .          .          =          .          .
-deferred     deferred     =            .            .       deferred     .          .          .          .          .
+deferred     deferred     =            .            denied  deferred     .          .          cancelled  .          .
 expired      .            .            .            .       .            .          .          .          .          .
 `
 

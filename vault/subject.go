@@ -133,7 +133,8 @@ const (
 	where e.tenant_id = $1 and e.digest = m.was`
 	moveErasureReferences = `
 	update privault.erasure_references e set digest = m.is_now from unnest($2::bytea[], $3::bytea[]) as m(was, is_now)
-	where e.tenant_id = $1 and e.digest = m.was`
+	where e.tenant_id = $1 and e.digest = m.was
+		and not exists (select from privault.erasure_references o where o.tenant_id = $1 and o.digest = m.is_now and o.erasure_id = e.erasure_id)`
 	moveRequests = `
 	update privault.requests r set digest = m.is_now from unnest($2::bytea[], $3::bytea[]) as m(was, is_now)
 	where r.tenant_id = $1 and r.digest = m.was`

@@ -297,8 +297,7 @@ func (v *Vault) Suppress(ctx context.Context, who Caller, reference string) (s *
 		if err != nil {
 			return err
 		}
-		// Two that put the same person there: the second waits, and finds the first's.
-		if _, err := t.data.Exec(ctx, string(alone), tenantSetting(t.who.Tenant)+"/suppressions"); err != nil {
+		if err := t.suppressionLock(ctx); err != nil {
 			return err
 		}
 		if s, err = t.suppressedBy(ctx, digests.all); err != nil || s != nil {
@@ -321,6 +320,12 @@ func (v *Vault) Suppress(ctx context.Context, who Caller, reference string) (s *
 		return nil, false, err
 	}
 	return s, created, nil
+}
+
+// suppressionLock makes two that put the same person on the list wait for each other: the second finds the first's entry.
+func (t *txn) suppressionLock(ctx context.Context) error {
+	_, err := t.data.Exec(ctx, string(alone), tenantSetting(t.who.Tenant)+"/suppressions")
+	return err
 }
 
 // suppressedBy finds the newest entry that has one of the digests; nil: there is none.

@@ -20,12 +20,12 @@ type benchCmd struct {
 	URL     string   `help:"Measure this running server over HTTP alone, with nothing beside it, in place of one of its own. It leaves its collections there."`
 	KeyFile string   `type:"existingfile" placeholder:"FILE" help:"File with the API key for --url; by default PRIVAULT_API_KEY, or the development server's."`
 
-	Clients []int         `help:"Client counts for single calls, 1 to 300 each; what is measured at one count alone takes 64 if it is among them, or else the last."`
-	Batch   []int         `help:"Sizes of batches, 1 to 1000 items each."`
-	Time    time.Duration `help:"Time for each measurement of calls, at least 100ms; pgbench takes whole seconds."`
-	Rounds  int           `help:"Measurements of each; the table shows the medians."`
-	Records int           `help:"Records to import, export and sweep, at least 100."`
-	Person  int           `help:"Records of the person to erase, at least 100."`
+	Clients []int          `help:"Client counts for single calls, 1 to 300 each; what is measured at one count alone takes 64 if it is among them, or else the last."`
+	Batch   []int          `help:"Sizes of batches, 1 to 1000 items each."`
+	Time    *time.Duration `help:"Time for each measurement of calls, at least 100ms; pgbench takes whole seconds."`
+	Rounds  *int           `help:"Measurements of each; the table shows the medians."`
+	Records *int           `help:"Records to import, export and sweep, at least 100."`
+	Person  *int           `help:"Records of the person to erase, at least 100."`
 
 	JSON     string `type:"path" placeholder:"FILE" help:"Also write the figures here, with machine and versions."`
 	Markdown string `type:"existingfile" placeholder:"FILE" help:"Also write the figures into this file, between its lines <!-- figures --> and <!-- end of figures -->."`
@@ -58,8 +58,8 @@ func (b *benchCmd) sizes() (benchSizes, error) {
 	if len(b.Batch) > 0 {
 		s.Batch = b.Batch
 	}
-	s.Time, s.Rounds = cmp.Or(b.Time, s.Time), cmp.Or(b.Rounds, s.Rounds)
-	s.Records, s.Person = cmp.Or(b.Records, s.Records), cmp.Or(b.Person, s.Person)
+	s.Time = *cmp.Or(b.Time, &s.Time)
+	s.Rounds, s.Records, s.Person = *cmp.Or(b.Rounds, &s.Rounds), *cmp.Or(b.Records, &s.Records), *cmp.Or(b.Person, &s.Person)
 	within := func(least, most int) func(int) bool { return func(n int) bool { return n < least || n > most } }
 	var faults []string
 	if slices.ContainsFunc(s.Clients, within(1, 300)) || slices.ContainsFunc(s.Batch, within(1, 1000)) {
