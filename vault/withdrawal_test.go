@@ -135,3 +135,39 @@ func TestATakenBackErasureWhoseCommitWasLost(t *testing.T) {
 		t.Errorf("the erasure is %s, the request %s: %v %v", e.State, got.State, err, err2)
 	}
 }
+
+// Somebody else may want the erasure before the lost withdrawal is finished: it stays then, and the ledger says so.
+func TestAWithdrawalThatWasLostAsksWhoWantsTheErasure(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	if _, err := h.PlaceHold(t.Context(), h.who, vault.Hold{Matter: "case-7", Subject: "p-1"}); err != nil {
+		t.Fatal(err)
+	}
+	r := h.step(t, h.ask(t, of(deadline.Erasure, "p-1")).ID, verified)
+	if err := h.WatchLedger(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	data, keys := h.Backup()
+	h.Exec(failCommits)
+	if _, err := h.TakeStep(t.Context(), h.who, r.ID, vault.Step{Kind: vault.StepCancel}); err == nil {
+		t.Fatal("the commit did not fail")
+	}
+	h.Exec(letCommit)
+	second := h.step(t, h.ask(t, of(deadline.Erasure, "p-1")).ID, verified)
+	h.Vault = h.Replica()
+	e, err := h.GetErasure(t.Context(), h.who, r.Certificate)
+	got, unread := h.GetRequest(t.Context(), h.who, second.ID)
+	if err != nil || unread != nil || e.State != vault.ErasureDeferred || got.State != vault.RequestDeferred {
+		t.Errorf("the erasure is %s, the second request %s: %v %v", e.State, got.State, err, unread)
+	}
+	h.Close()
+	b := h.On(data, keys)
+	b.Vault = b.Replica()
+	replay(t, b)
+	if err := b.WatchLedger(t.Context()); err != nil {
+		t.Fatal("after the replay: ", err)
+	}
+	if e, err := b.GetErasure(t.Context(), h.who, r.Certificate); err != nil || e.State != vault.ErasureDeferred {
+		t.Errorf("replayed, the erasure is %s: %v", e.State, err)
+	}
+}
