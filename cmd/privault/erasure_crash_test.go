@@ -16,8 +16,8 @@ import (
 // erasureKills is how often the server is killed.
 const erasureKills = 25
 
-// The server is killed at 25 random points of erasures, between the first look and the last purged row. Whatever was begun is finished, nothing
-// is done twice, and ledger and database agree.
+// The server is killed at 25 random points of erasures, between the first look and the last purged row: first when all are acknowledged, and
+// then within half as long again as that took. Whatever was begun is finished, nothing is done twice, and ledger and database agree.
 func TestKilledWhileErasing(t *testing.T) {
 	t.Parallel()
 	const persons, records = 6, 3 // in each round
@@ -28,6 +28,7 @@ func TestKilledWhileErasing(t *testing.T) {
 	key := tenantKey(t, settings)
 	certificates := map[string]string{} // person → certificate that was acknowledged
 	acknowledged, broken := 0, 0
+	var within time.Duration
 	for round := range erasureKills {
 		s := startServe(t, settings...)
 		c := caller{url: "http://" + s.public, key: key}
@@ -35,13 +36,17 @@ func TestKilledWhileErasing(t *testing.T) {
 			c.collection(t, "people", map[string]string{"email": "email"})
 		}
 		storePeople(t, c, round, persons, records)
-		killed := make(chan struct{})
+		answered, killed := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(killed)
-			pause := time.NewTimer(time.Duration(rand.Int64N(int64(120 * time.Millisecond))))
-			<-pause.C
+			if round == 0 {
+				<-answered
+			} else {
+				<-time.NewTimer(rand.N(within)).C
+			}
 			s.kill(t)
 		}()
+		began := time.Now()
 		var mu sync.Mutex
 		var wait sync.WaitGroup
 		for n := range persons {
@@ -59,6 +64,10 @@ func TestKilledWhileErasing(t *testing.T) {
 			})
 		}
 		wait.Wait()
+		if round == 0 {
+			within = time.Since(began) * 3 / 2
+		}
+		close(answered)
 		<-killed
 	}
 	t.Logf("%d kills: %d erasures were acknowledged before, %d were not", erasureKills, acknowledged, broken)
