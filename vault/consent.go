@@ -302,12 +302,8 @@ func (v *Vault) Consents(ctx context.Context, who Caller, reference, cursor stri
 		return nil, "", v.refuseUnopened(ctx, who, policy.ReadConsents, err)
 	}
 	err = v.within(ctx, who, policy.ReadConsents, func(t *txn) error {
-		s, err := t.knownSubject(ctx, keys, reference)
+		s, err := t.requireSubject(ctx, keys, reference, policy.ReadConsents)
 		if err != nil {
-			return err
-		}
-		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, s.id)}}
-		if err := t.entry.require(policy.ReadConsents); err != nil {
 			return err
 		}
 		list := "consents/" + formatID(subjectPrefix, s.id)

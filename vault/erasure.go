@@ -192,6 +192,15 @@ const erasedUnder = `erasure_id = any(array(
 	select o.erasure_id from privault.erasures o where o.tenant_id = $1 and o.digest = any($2)
 	union all select o.erasure_id from privault.erasure_references o where o.tenant_id = $1 and o.digest = any($2)))`
 
+// erasure reads one.
+func (t *txn) erasure(ctx context.Context, id ID) (*Erasure, error) {
+	rows, err := t.data.Query(ctx, selectErasure+`erasure_id = $2`, t.who.Tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectExactlyOneRow(rows, scanErasure)
+}
+
 func scanErasure(r pgx.CollectableRow) (*Erasure, error) {
 	e := &Erasure{}
 	var id ID
@@ -438,28 +447,25 @@ func (v *Vault) deferredStep(ctx context.Context, b *batch) (done int, more bool
 	}
 	var id ID
 	var digest []byte
-	e := &Erasure{}
 	err = b.data.QueryRow(ctx, `
-		select erasure_id, digest, reason, requested_at, scope, retained from privault.erasures
+		select erasure_id, digest from privault.erasures
 		where tenant_id = $1 and state = 'deferred' and erasure_id > $2 order by erasure_id limit 1`,
-		b.who.Tenant, position).Scan(&id, &digest, &e.Reason, &e.Requested, &e.Scope, &e.Retained)
+		b.who.Tenant, position).Scan(&id, &digest)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, false, nil
 	}
 	if err != nil {
 		return 0, false, err
 	}
-	e.ID = formatID(erasurePrefix, id)
 	w, err := b.lockForErasure(ctx, digest)
 	if err != nil {
 		return 0, false, err
 	}
-	var waits bool // still: by now whoever would have withdrawn it has
-	err = b.data.QueryRow(ctx, `
-		select state = 'deferred' from privault.erasures where tenant_id = $1 and erasure_id = $2`, b.who.Tenant, id).Scan(&waits)
+	e, err := b.erasure(ctx, id) // by now whoever would have withdrawn it has
 	if err != nil {
 		return 0, false, err
 	}
+	waits := e.State == ErasureDeferred
 	todo, err := b.again(ctx, w, e)
 	switch {
 	case err != nil || !waits:
@@ -497,16 +503,9 @@ func (v *Vault) GetErasure(ctx context.Context, who Caller, certificate string) 
 		if !ok {
 			return fail(NotFound, "")
 		}
-		rows, err := t.data.Query(ctx, selectErasure+`erasure_id = $2`, who.Tenant, id)
-		if err != nil {
-			return err
-		}
-		e, err = pgx.CollectExactlyOneRow(rows, scanErasure)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fail(NotFound, "")
-		}
-		if err != nil {
-			return err
+		var err error
+		if e, err = t.erasure(ctx, id); err != nil {
+			return orNotFound(err)
 		}
 		t.entry.Resources = []resource{{Erasure: certificate}}
 		if err := t.entry.require(policy.ReadCertificate); err != nil {

@@ -187,11 +187,7 @@ func (s *stepping) withdraw() error {
 		return err
 	}
 	s.entry.Resources[0].Erasure = r.Certificate
-	rows, err := s.data.Query(s.ctx, selectErasure+`erasure_id = $2`, s.who.Tenant, id)
-	if err != nil {
-		return err
-	}
-	e, err := pgx.CollectExactlyOneRow(rows, scanErasure)
+	e, err := s.erasure(s.ctx, id)
 	if err != nil {
 		return err
 	}
@@ -214,13 +210,12 @@ func (t *txn) finishWithdrawal(ctx context.Context, line *ledgerLine) error {
 	if done.RowsAffected() > 0 {
 		return t.answerWaiting(ctx, id, line.At, takenBack)
 	}
-	var waits, direct bool
-	err = t.data.QueryRow(ctx, `select state = 'deferred', direct from privault.erasures where tenant_id = $1 and erasure_id = $2`, t.who.Tenant, id).Scan(&waits, &direct)
-	if err != nil || !waits {
+	e, err := t.erasure(ctx, id)
+	if err != nil || e.State != ErasureDeferred {
 		return err
 	}
 	again := *line.Erasure
-	again.Request, again.Direct = nil, direct
+	again.Request, again.Direct = nil, e.direct
 	t.enter(&ledgerLine{Kind: deferralLine, Erasure: &again})
 	return nil
 }

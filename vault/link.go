@@ -72,12 +72,7 @@ func (v *Vault) LinkSubjects(ctx context.Context, who Caller, reference, other, 
 		if err != nil {
 			return err
 		}
-		s, err := t.knownSubject(ctx, keys, reference)
-		if err != nil {
-			return err
-		}
-		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, s.id)}}
-		if err := t.entry.require(policy.LinkSubjects); err != nil {
+		if _, err := t.requireSubject(ctx, keys, reference, policy.LinkSubjects); err != nil {
 			return err
 		}
 		if err := checkLink(reference, other, reason); err != nil {
@@ -462,12 +457,8 @@ func (v *Vault) Links(ctx context.Context, who Caller, reference, cursor string,
 		return nil, "", v.refuseUnopened(ctx, who, policy.ReadSubject, err)
 	}
 	err = v.within(ctx, who, policy.ReadSubject, func(t *txn) error {
-		s, err := t.knownSubject(ctx, keys, reference)
+		s, err := t.requireSubject(ctx, keys, reference, policy.ReadSubject)
 		if err != nil {
-			return err
-		}
-		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, s.id)}}
-		if err := t.entry.require(policy.ReadSubject); err != nil {
 			return err
 		}
 		list := "links/" + formatID(subjectPrefix, s.id)

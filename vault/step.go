@@ -188,6 +188,11 @@ func (s *stepping) take(kind step) error {
 	if !slices.Contains(kind.from, r.State) {
 		return fail(Conflict, "a request that is %s can't %s; that takes one that is %s", r.State, s.Kind, strings.Join(kind.from, ", "))
 	}
+	if kind.ends {
+		if err := s.withdraw(); err != nil {
+			return err
+		}
+	}
 	if err := kind.do(s); err != nil {
 		return err
 	}
@@ -295,18 +300,12 @@ func (s *stepping) approve() error {
 }
 
 func (s *stepping) deny() error {
-	if err := s.withdraw(); err != nil {
-		return err
-	}
 	s.request.Denial = s.Reason
 	s.closeRequest(s.request, RequestDenied, RequestEvent{Event: "denied", Reason: s.Reason})
 	return nil
 }
 
 func (s *stepping) cancel() error {
-	if err := s.withdraw(); err != nil {
-		return err
-	}
 	s.closeRequest(s.request, RequestCancelled, RequestEvent{Event: "cancelled"})
 	return nil
 }

@@ -203,12 +203,8 @@ func (v *Vault) GetSubject(ctx context.Context, who Caller, reference, cursor st
 	var e *entry
 	var bound map[ID]int
 	err = v.within(ctx, who, policy.ReadSubject, func(t *txn) error {
-		s, err := t.knownSubject(ctx, keys, reference)
+		s, err := t.requireSubject(ctx, keys, reference, policy.ReadSubject)
 		if err != nil {
-			return err
-		}
-		t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, s.id)}}
-		if err := t.entry.require(policy.ReadSubject); err != nil {
 			return err
 		}
 		list := "subject/" + formatID(subjectPrefix, s.id)
@@ -281,6 +277,15 @@ func (t *txn) knownSubject(ctx context.Context, keys *tenantKeys, reference stri
 		select s.subject_id, (select min(o.created_at) from privault.subjects o where o.tenant_id = $1 and o.subject_id = s.subject_id)
 		from privault.subjects s where s.tenant_id = $1 and s.digest = $2 for key share of s`, t.who.Tenant, sum).Scan(&s.id, &s.created)
 	return s, orNotFound(err)
+}
+
+// requireSubject is knownSubject for an action on the person, which it names in the entry and decides.
+func (t *txn) requireSubject(ctx context.Context, keys *tenantKeys, reference string, action policy.Action) (s subject, err error) {
+	if s, err = t.knownSubject(ctx, keys, reference); err != nil {
+		return s, err
+	}
+	t.entry.Resources = []resource{{Subject: formatID(subjectPrefix, s.id)}}
+	return s, t.entry.require(action)
 }
 
 // lockReferences locks a person under all references, and gives their digests; nobody has the one digest. It is called under holdLock, so
