@@ -148,7 +148,8 @@ var told = map[string]int{
 	"PUT /v1/collections/:collection collection": 422, "PUT /v1/transforms/:transform transform": 422, "PUT /v1/policies/:policy policy": 422,
 	"PUT /v1/purposes/:purpose purpose": 422, "PUT /v1/webhooks/:webhook webhook": 422, "PUT /v1/subjects/:subject/consents/:purpose subject": 201,
 	"PUT /v1/subjects/:subject/objections/:purpose subject": 201, "PUT /v1/subjects/:subject/restriction subject": 201,
-	"POST /v1/principals/:principal/keys key": 422, "POST /v1/holds collection": 422, "POST /v1/retention/sweeps collection": 422, "POST /v1/retention/plans collection": 422, "POST /v1/retention/simulations collection": 422, "POST /v1/holds record": 422, "POST /v1/holds subject": 201, "POST /v1/suppressions subject": 201,
+	"PUT /v1/subjects/:subject/jurisdiction subject": 201,
+	"POST /v1/principals/:principal/keys key":        422, "POST /v1/holds collection": 422, "POST /v1/retention/sweeps collection": 422, "POST /v1/retention/plans collection": 422, "POST /v1/retention/simulations collection": 422, "POST /v1/holds record": 422, "POST /v1/holds subject": 201, "POST /v1/suppressions subject": 201,
 	"POST /v1/requests collection": 422, "POST /v1/requests record": 201, "POST /v1/requests subject": 201, "GET /v1/requests subject": 200,
 	"GET /v1/audit/entries subject": 200, "GET /v1/audit/entries principal": 200, "GET /v1/audit/entries record": 200,
 }

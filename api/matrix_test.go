@@ -89,6 +89,8 @@ var everyRoute = []routeLine{
 	{route: "GET /v1/subjects/:subject/restriction", action: policy.ReadConsents, renew: (*world).restriction},
 	{route: "PUT /v1/subjects/:subject/restriction", action: policy.Restrict, body: `{"reason":"gdpr-18-1-a"}`},
 	{route: "DELETE /v1/subjects/:subject/restriction", action: policy.Restrict, body: `{"informed_at":"{now}"}`, header: "Content-Type: application/json", renew: (*world).restriction},
+	{route: "PUT /v1/subjects/:subject/jurisdiction", action: policy.WriteSubject, body: `{"jurisdiction":"DE"}`},
+	{route: "DELETE /v1/subjects/:subject/jurisdiction", action: policy.WriteSubject, renew: (*world).jurisdiction},
 	{route: "GET /v1/subjects/:subject/links", action: policy.ReadSubject},
 	{route: "POST /v1/subjects/:subject/links", action: policy.LinkSubjects, body: `{"subject":"cust-4","reason":"nothing"}`},
 	{route: "GET /v1/audit/entries", action: policy.ReadAudit},
@@ -288,6 +290,9 @@ func (w *world) consent() {
 	w.made("PUT", "/v1/subjects/cust-3/consents/letters", `{"text_version":"v1"}`)
 }
 func (w *world) objection() { w.made("PUT", "/v1/subjects/cust-3/objections/letters", `{}`) }
+func (w *world) jurisdiction() {
+	w.made("PUT", "/v1/subjects/cust-3/jurisdiction", `{"jurisdiction":"GB"}`)
+}
 func (w *world) restriction() {
 	w.made("PUT", "/v1/subjects/cust-3/restriction", `{"reason":"gdpr-18-1-a"}`)
 	w.ids["now"] = time.Now().UTC().Format(time.RFC3339Nano)

@@ -107,6 +107,8 @@ type ExplainRequest struct {
 		Restricted bool `json:"restricted"`
 		Objected   bool `json:"objected"`
 		Consented  bool `json:"consented"`
+
+		Jurisdiction string `json:"jurisdiction"`
 	} `json:"subject"`
 }
 
@@ -118,7 +120,8 @@ func (r ExplainRequest) Question() (vault.Explain, error) {
 		x.At = *r.Time
 	}
 	if r.Subject != nil {
-		x.Subject = policy.SubjectFacts{Known: true, Restricted: r.Subject.Restricted, Objected: r.Subject.Objected, Consented: r.Subject.Consented}
+		x.Subject = policy.SubjectFacts{Known: true, Restricted: r.Subject.Restricted, Objected: r.Subject.Objected, Consented: r.Subject.Consented,
+			Jurisdiction: r.Subject.Jurisdiction}
 	}
 	if r.Network != "" {
 		var err error

@@ -78,15 +78,16 @@ func (s *Server) deletePurpose(c echo.Context) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-// said is a consent, an objection or a restriction that holds.
+// said is a consent, an objection, a restriction or a jurisdiction that holds.
 type said struct {
-	Subject     string    `json:"subject"`
-	Purpose     string    `json:"purpose,omitempty"`
-	TextVersion string    `json:"text_version,omitempty"`
-	Evidence    string    `json:"evidence,omitempty"`
-	Reason      string    `json:"reason,omitempty"`
-	Allowed     *[]string `json:"allowed_purposes,omitempty"`
-	Since       string    `json:"since"`
+	Subject      string    `json:"subject"`
+	Purpose      string    `json:"purpose,omitempty"`
+	TextVersion  string    `json:"text_version,omitempty"`
+	Evidence     string    `json:"evidence,omitempty"`
+	Reason       string    `json:"reason,omitempty"`
+	Allowed      *[]string `json:"allowed_purposes,omitempty"`
+	Jurisdiction string    `json:"jurisdiction,omitempty"`
+	Since        string    `json:"since"`
 }
 
 func (s *Server) putConsent(c echo.Context) error {
@@ -201,6 +202,28 @@ func (s *Server) liftRestriction(c echo.Context) error {
 		return invalid("/informed_at", "required", "say when the person was told that the restriction ends (GDPR 18(3))")
 	}
 	if err := s.vault.LiftRestriction(c.Request().Context(), caller(c), c.Param("subject"), *in.Informed); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+func (s *Server) putJurisdiction(c echo.Context) error {
+	var in struct {
+		Jurisdiction string `json:"jurisdiction"`
+	}
+	if _, err := bind(c, maxBody, &in); err != nil {
+		return err
+	}
+	subject := c.Param("subject")
+	held, created, err := s.vault.SetJurisdiction(c.Request().Context(), caller(c), subject, in.Jurisdiction)
+	if err != nil {
+		return err
+	}
+	return sendPut(c, created, said{Subject: subject, Jurisdiction: held.Jurisdiction, Since: formatTime(held.Since)})
+}
+
+func (s *Server) deleteJurisdiction(c echo.Context) error {
+	if err := s.vault.ClearJurisdiction(c.Request().Context(), caller(c), c.Param("subject")); err != nil {
 		return err
 	}
 	return c.NoContent(http.StatusNoContent)

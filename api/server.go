@@ -161,6 +161,8 @@ func (s *Server) routes(guards ...echo.MiddlewareFunc) *echo.Echo {
 	v1.GET("/subjects/:subject/restriction", s.getRestriction)
 	v1.PUT("/subjects/:subject/restriction", s.putRestriction)
 	v1.DELETE("/subjects/:subject/restriction", s.liftRestriction)
+	v1.PUT("/subjects/:subject/jurisdiction", s.putJurisdiction)
+	v1.DELETE("/subjects/:subject/jurisdiction", s.deleteJurisdiction)
 	v1.GET("/audit/entries", s.listEntries)
 	v1.GET("/audit/entries/:entry", s.getEntry)
 	v1.GET("/audit/entries/:entry/proof", s.getProof)

@@ -33,12 +33,13 @@ func (s *Server) getSubject(c echo.Context) error {
 		Held       bool              `json:"held"`
 	}
 	out := struct {
-		Subject     string       `json:"subject"`
-		Created     string       `json:"created_at"`
-		Collections []collection `json:"collections"`
-		Items       []record     `json:"items"`
-		Next        *string      `json:"next_cursor"`
-	}{Subject: c.Param("subject"), Created: formatTime(m.Created), Collections: []collection{}, Items: []record{}, Next: optional(next)}
+		Subject      string       `json:"subject"`
+		Created      string       `json:"created_at"`
+		Jurisdiction string       `json:"jurisdiction,omitempty"`
+		Collections  []collection `json:"collections"`
+		Items        []record     `json:"items"`
+		Next         *string      `json:"next_cursor"`
+	}{Subject: c.Param("subject"), Created: formatTime(m.Created), Jurisdiction: m.Jurisdiction, Collections: []collection{}, Items: []record{}, Next: optional(next)}
 	for _, coll := range m.Collections {
 		out.Collections = append(out.Collections, collection(coll))
 	}

@@ -932,8 +932,10 @@ CREATE TABLE privault.subject_facts (
     reference text NOT NULL,
     allowed text[] NOT NULL,
     since timestamp with time zone NOT NULL,
-    CONSTRAINT subject_facts_check CHECK (((kind = 'restriction'::text) = (purpose = ''::text))),
-    CONSTRAINT subject_facts_kind_check CHECK ((kind = ANY (ARRAY['consent'::text, 'objection'::text, 'restriction'::text])))
+    jurisdiction text DEFAULT ''::text NOT NULL,
+    CONSTRAINT subject_facts_check CHECK (((kind = ANY (ARRAY['restriction'::text, 'jurisdiction'::text])) = (purpose = ''::text))),
+    CONSTRAINT subject_facts_jurisdiction_check CHECK (((kind = 'jurisdiction'::text) = (jurisdiction <> ''::text))),
+    CONSTRAINT subject_facts_kind_check CHECK ((kind = ANY (ARRAY['consent'::text, 'objection'::text, 'restriction'::text, 'jurisdiction'::text])))
 );
 
 ALTER TABLE ONLY privault.subject_facts FORCE ROW LEVEL SECURITY;

@@ -22,6 +22,8 @@ type Said struct {
 	Reference   string // evidence of a consent or an objection; the reason of a restriction
 	Allowed     []string
 	Since       time.Time
+
+	Jurisdiction string // nothing else is said then (jurisdiction.go)
 }
 
 // ConsentEvent is one entry of a person's history of consents.
@@ -98,7 +100,7 @@ func (v *Vault) say(ctx context.Context, who Caller, action policy.Action, refer
 	}
 	err = v.within(ctx, who, action, func(t *txn) error {
 		p := &Purpose{}
-		if kind != restrictionFact {
+		if kind == consentFact || kind == objectionFact {
 			if p, err = t.purpose(ctx, said.Purpose); err != nil {
 				return err
 			}
@@ -164,7 +166,8 @@ func (t *txn) begin(ctx context.Context, subject ID, kind string, said *Said) (c
 	switch {
 	case err != nil && !created:
 		return false, err
-	case !created && before.TextVersion == said.TextVersion && before.Reference == said.Reference && slices.Equal(before.Allowed, said.Allowed):
+	case !created && before.TextVersion == said.TextVersion && before.Reference == said.Reference && slices.Equal(before.Allowed, said.Allowed) &&
+		before.Jurisdiction == said.Jurisdiction:
 		*said = before
 		return false, nil
 	}
@@ -188,19 +191,20 @@ func (t *txn) writeFact(ctx context.Context, subject ID, kind string, said *Said
 		return err
 	}
 	_, err = t.data.Exec(ctx, `
-		insert into privault.subject_facts as f (tenant_id, subject_id, kind, purpose, text_version, reference, allowed, since)
-		values ($1, $2, $3, $4, $5, $6, $7, $8)
+		insert into privault.subject_facts as f (tenant_id, subject_id, kind, purpose, text_version, reference, allowed, since, jurisdiction)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 		on conflict (tenant_id, subject_id, kind, purpose) do update set text_version = excluded.text_version,
-			reference = excluded.reference, allowed = excluded.allowed, since = excluded.since
+			reference = excluded.reference, allowed = excluded.allowed, since = excluded.since,
+			jurisdiction = excluded.jurisdiction
 			where f.since <= excluded.since`,
-		t.who.Tenant, subject, kind, said.Purpose, said.TextVersion, said.Reference, said.Allowed, said.Since)
+		t.who.Tenant, subject, kind, said.Purpose, said.TextVersion, said.Reference, said.Allowed, said.Since, said.Jurisdiction)
 	return err
 }
 
 // said reads a fact that holds, or gives pgx.ErrNoRows.
 func (t *txn) said(ctx context.Context, subject ID, kind, purpose string) (s Said, err error) {
 	rows, err := t.data.Query(ctx, `
-		select purpose, text_version, reference, allowed, since from privault.subject_facts
+		select purpose, text_version, reference, allowed, since, jurisdiction from privault.subject_facts
 		where tenant_id = $1 and subject_id = $2 and kind = $3 and purpose = $4 for update`, t.who.Tenant, subject, kind, purpose)
 	if err != nil {
 		return s, err
@@ -208,8 +212,11 @@ func (t *txn) said(ctx context.Context, subject ID, kind, purpose string) (s Sai
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Said])
 }
 
-// record adds to a person's history, and tells who wants to hear of restrictions.
+// record adds to a person's history, and tells who wants to hear of restrictions. A jurisdiction has no history but the audit log.
 func (t *txn) record(ctx context.Context, subject ID, kind string, begins bool, said *Said, informed *time.Time) error {
+	if kind == jurisdictionFact {
+		return nil
+	}
 	id, err := newID()
 	if err != nil {
 		return err

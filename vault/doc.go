@@ -35,7 +35,7 @@
 //	transforms    transform
 //	behaviour     budget (enumeration); alarm (what is sudden), response (what is done about it)
 //	who may what  tenant principal credential outsider; policies purpose law explain
-//	people        subject link (several references of one) hold erasure partial; consent fact (what they said, as the policy sees it)
+//	people        subject link (several references of one) jurisdiction hold erasure partial; consent fact (what they said, as the policy sees it)
 //	requests      request step (the states) fulfil (what is done) clock overdue (the dates) denial tally (the year's counts)
 //	packages      package (what a person gets) processing (what it is told) delivery (once)
 //	backups       ledger (what a restored database is told again) fence (that it was) replay drill

@@ -107,6 +107,9 @@ func (l *law) question(x Explain, c *Collection, f *field) (q policy.Question, e
 			view = policy.NoView
 		}
 	}
+	if x.Subject.Jurisdiction != "" {
+		checkJurisdiction(&faults, "/subject/jurisdiction", x.Subject.Jurisdiction)
+	}
 	q = policy.Question{
 		Principal: policy.Principal{ID: x.Principal, Roles: x.Roles, Attributes: x.Attributes},
 		Action:    action,

@@ -19,6 +19,8 @@ type subjectFact struct {
 	purpose     string   // empty for a restriction
 	textVersion string   // of a consent
 	allowed     []string // purposes that a restriction allows all the same
+
+	jurisdiction string // of a jurisdiction
 }
 
 // The kinds of fact.
@@ -26,6 +28,8 @@ const (
 	consentFact     = "consent"
 	objectionFact   = "objection"
 	restrictionFact = "restriction"
+
+	jurisdictionFact = "jurisdiction" // which is said of a person, not by one
 )
 
 // haveFacts is a column that says whether the tenant's persons have any facts.
@@ -34,7 +38,7 @@ const haveFacts = `coalesce((select g.facts from privault.governance g where g.t
 // selectFacts gives the facts of whose records they are when it is asked: between it and the statement that read the records, two
 // persons may have become one, and a restriction must not be missed for that.
 const selectFacts = `
-	select r.record_id, f.kind, f.purpose, f.text_version, f.allowed
+	select r.record_id, f.kind, f.purpose, f.text_version, f.allowed, f.jurisdiction
 	from privault.records r join privault.subject_facts f using (tenant_id, subject_id)
 	where r.tenant_id = $1 and r.record_id = any($2)`
 
@@ -47,7 +51,7 @@ type factsOf struct {
 func (f *factsOf) read(rows pgx.Rows) error {
 	var of ID
 	var fact subjectFact
-	_, err := pgx.ForEachRow(rows, []any{&of, &fact.kind, &fact.purpose, &fact.textVersion, &fact.allowed}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&of, &fact.kind, &fact.purpose, &fact.textVersion, &fact.allowed, &fact.jurisdiction}, func() error {
 		if f.by == nil {
 			f.by = map[ID][]subjectFact{}
 		}
@@ -81,7 +85,7 @@ func (t *txn) subjectFacts(ctx context.Context, subject *ID) ([]subjectFact, err
 		return nil, nil
 	}
 	rows, err := t.data.Query(ctx, `
-		select subject_id, kind, purpose, text_version, allowed from privault.subject_facts
+		select subject_id, kind, purpose, text_version, allowed, jurisdiction from privault.subject_facts
 		where tenant_id = $1 and subject_id = $2`, t.who.Tenant, *subject)
 	if err != nil {
 		return nil, err
@@ -103,6 +107,8 @@ func (l *law) facts(r *row, purpose string) policy.SubjectFacts {
 		case consentFact:
 			wanted := l.purposes[f.purpose].TextVersion
 			s.Consented = s.Consented || f.purpose == purpose && (wanted == "" || wanted == f.textVersion)
+		case jurisdictionFact:
+			s.Jurisdiction = f.jurisdiction
 		}
 	}
 	return s

@@ -35,6 +35,7 @@ func (s *scene) govern(t *testing.T) {
 	must(s.GiveConsent(ctx, s.who, "person-9", "letters", "v1", ""))
 	must(s.Object(ctx, s.who, "person-9", "billing", ""))
 	must(s.Restrict(ctx, s.who, "person-9", "gdpr-18-1-a", []string{"billing"}))
+	must(s.SetJurisdiction(ctx, s.who, "person-9", "GB"))
 }
 
 func governanceOperations() []operation {
@@ -141,6 +142,18 @@ func governanceOperations() []operation {
 			fail: func(s *scene, who vault.Caller) error {
 				return s.LiftRestriction(ctx, who, "person-9", s.Now().Add(time.Hour))
 			}},
+		{name: "SetJurisdiction", action: policy.WriteSubject, problem: vault.Invalid,
+			do: func(s *scene, who vault.Caller) error {
+				_, _, err := s.SetJurisdiction(ctx, who, "person-8", "DE")
+				return err
+			},
+			fail: func(s *scene, who vault.Caller) error {
+				_, _, err := s.SetJurisdiction(ctx, who, "person-8", "Germany")
+				return err
+			}},
+		{name: "ClearJurisdiction", action: policy.WriteSubject, problem: vault.NotFound,
+			do:   func(s *scene, who vault.Caller) error { return s.ClearJurisdiction(ctx, who, "person-9") },
+			fail: func(s *scene, who vault.Caller) error { return s.ClearJurisdiction(ctx, who, "nobody") }},
 		{name: "DeletePurpose", action: policy.WritePurposes, problem: vault.NotFound,
 			do:   func(s *scene, who vault.Caller) error { return s.DeletePurpose(ctx, who, "billing", 0) },
 			fail: func(s *scene, who vault.Caller) error { return s.DeletePurpose(ctx, who, "nobody", 0) }},

@@ -243,6 +243,7 @@ func (t *txn) requireLinkable(ctx context.Context, p *pair) error {
 
 // merge makes everything of one of a pair the other's, and writes the link. Where both have something to say, what protects more is kept:
 // either's restriction, allowing what both allow; either's objection; and a consent that one of them has withdrawn is withdrawn.
+// The one that stays keeps its jurisdiction, and takes the other's if it has none.
 func (t *txn) merge(ctx context.Context, p *pair, l *Link, by ID, sealed []byte) error {
 	newlyRestricted, err := t.mergeFacts(ctx, p, l, by)
 	if err != nil {
@@ -300,14 +301,15 @@ func (t *txn) mergeFacts(ctx context.Context, p *pair, l *Link, by ID) (restrict
 	}
 	b := &pgx.Batch{}
 	b.Queue(`
-		insert into privault.subject_facts as f (tenant_id, subject_id, kind, purpose, text_version, reference, allowed, since)
-		select o.tenant_id, $2, o.kind, o.purpose, o.text_version, o.reference, o.allowed, o.since
+		insert into privault.subject_facts as f (tenant_id, subject_id, kind, purpose, text_version, reference, allowed, since, jurisdiction)
+		select o.tenant_id, $2, o.kind, o.purpose, o.text_version, o.reference, o.allowed, o.since, o.jurisdiction
 		from privault.subject_facts o where o.tenant_id = $1 and o.subject_id = $3
 		on conflict (tenant_id, subject_id, kind, purpose) do update set
 			allowed = array(select i.purpose from (select unnest(f.allowed) as purpose intersect select unnest(excluded.allowed)) i order by i.purpose collate "C"),
 			text_version = case when f.kind = 'consent' and excluded.since > f.since then excluded.text_version else f.text_version end,
 			reference = case when f.kind = 'consent' and excluded.since > f.since then excluded.reference else f.reference end,
-			since = case f.kind when 'consent' then greatest(f.since, excluded.since) else least(f.since, excluded.since) end`,
+			since = case f.kind when 'consent' then greatest(f.since, excluded.since) when 'jurisdiction' then f.since
+				else least(f.since, excluded.since) end`,
 		t.who.Tenant, p.stays, p.goes)
 	b.Queue(`delete from privault.subject_facts where tenant_id = $1 and subject_id = $2`, t.who.Tenant, p.goes)
 	b.Queue(`

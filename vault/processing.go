@@ -51,7 +51,8 @@ func (p *packing) processing(ctx context.Context) (told dsar.Processing, err err
 			return err
 		}
 		p.purposes(t.entry.law, &told)
-		return nil
+		told.Jurisdiction, err = t.jurisdictionOf(ctx, *p.subject)
+		return err
 	})
 	return told, err
 }

@@ -80,7 +80,7 @@ var AgentProofs = []string{"signed-permission", "power-of-attorney", "parental-a
 // NewRequest is a request as it comes in.
 type NewRequest struct {
 	Type     deadline.Type
-	Regime   deadline.Regime
+	Regime   deadline.Regime // empty: what the person's jurisdiction implies
 	Terms    Terms
 	Received *time.Time // nil: now
 	Approval bool
@@ -139,7 +139,7 @@ func (v *Vault) OpenRequest(ctx context.Context, who Caller, n NewRequest) (*Req
 		if err := t.entry.require(policy.RunRequests); err != nil {
 			return err
 		}
-		if err := t.checkRequest(ctx, &n); err != nil {
+		if err := t.checkRequest(ctx, keys, &n); err != nil {
 			return err
 		}
 		id, err := newID()
@@ -192,14 +192,19 @@ func (t *txn) insertRequest(ctx context.Context, keys *tenantKeys, r *Request, n
 	return err
 }
 
-// checkRequest says what of a request can't be.
-func (t *txn) checkRequest(ctx context.Context, n *NewRequest) error {
+// checkRequest says what of a request can't be, and fills in what it may leave out.
+func (t *txn) checkRequest(ctx context.Context, keys *tenantKeys, n *NewRequest) (err error) {
+	if err := checkSubject(n.Terms.Subject, "/subject"); err != nil {
+		return err
+	}
+	if n.Regime == "" {
+		if n.Regime, err = t.impliedRegime(ctx, keys, n.Terms.Subject); err != nil {
+			return err
+		}
+	}
 	if _, err := deadline.For(n.Regime, n.Type); err != nil {
 		return invalid("/type", "no-such-right", "the types are access, portability, correction, erasure, restriction and objection, the regimes gdpr, ccpa and hipaa; "+
 			"hipaa knows access, portability and correction only")
-	}
-	if err := checkSubject(n.Terms.Subject, "/subject"); err != nil {
-		return err
 	}
 	var faults faults
 	if n.Received != nil && n.Received.After(t.now) {

@@ -173,9 +173,10 @@ func (t *txn) ensureSubject(ctx context.Context, keys *tenantKeys, reference str
 
 // SubjectMap is what is held of a person: where, how much, and under which tokens. It holds no value.
 type SubjectMap struct {
-	Created     time.Time
-	Collections []SubjectCollection
-	Records     []SubjectRecord // a page of them, oldest first
+	Created      time.Time
+	Jurisdiction string // empty: not said
+	Collections  []SubjectCollection
+	Records      []SubjectRecord // a page of them, oldest first
 }
 
 // SubjectCollection counts what one collection holds of a person.
@@ -213,6 +214,9 @@ func (v *Vault) GetSubject(ctx context.Context, who Caller, reference, cursor st
 			return err
 		}
 		m, e = &SubjectMap{Created: s.created}, t.entry
+		if m.Jurisdiction, err = t.jurisdictionOf(ctx, s.id); err != nil {
+			return err
+		}
 		if next, bound, err = v.mapSubject(ctx, t, keys, s.id, after, limit, m); err == nil && next != "" {
 			next, err = keys.sealCursor(list, next)
 		}

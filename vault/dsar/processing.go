@@ -15,6 +15,8 @@ type Processing struct {
 	Statements  []Statement  `json:"statements"` // what the person said about it, the oldest first
 	Restriction *Restriction `json:"restriction,omitempty"`
 	Rights      []Right      `json:"rights"`
+
+	Jurisdiction string `json:"jurisdiction,omitempty"` // under which the person is taken to be: ISO 3166
 }
 
 // Category is what one collection holds of the person.

@@ -118,6 +118,7 @@ func (r *report) blocks(h Head, p *Processing) []block {
 		{Text: about},
 		{Pairs: trimmed([]pair{
 			{"You are known here as", h.Subject},
+			{"You are taken to be in", p.Jurisdiction},
 			{"Your request", h.Request},
 			{"Made on", h.Created.Format("2 January 2006, 15:04 UTC")},
 		})},

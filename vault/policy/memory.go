@@ -75,3 +75,16 @@ func varies(p *xast.Policy) bool {
 	}
 	return yes
 }
+
+// places says whether a policy looks at the person's jurisdiction.
+func places(p *xast.Policy) bool {
+	yes := false
+	for _, c := range p.Conditions {
+		xast.Inspect(xast.NewNode(c.Body), func(n xast.IsNode) bool {
+			access, is := n.(xast.NodeTypeAccess)
+			yes = yes || is && access.Value == "jurisdiction"
+			return true
+		})
+	}
+	return yes
+}

@@ -49,7 +49,8 @@ const (
 	Encode            Action = "transform.encode"
 	Decode            Action = "transform.decode"
 	ReadSubject       Action = "subject.read"
-	LinkSubjects      Action = "subject.link" // say that two references are one person
+	WriteSubject      Action = "subject.write" // say under which jurisdiction a person is
+	LinkSubjects      Action = "subject.link"  // say that two references are one person
 	Erase             Action = "erase"
 	PlaceHold         Action = "hold.place"
 	ReadHold          Action = "hold.read"
@@ -145,6 +146,7 @@ var actions = []struct {
 	{Encode, onField, 0},
 	{Decode, onField, reveals},
 	{ReadSubject, onVault, 0},
+	{WriteSubject, onVault, 0},
 	{LinkSubjects, onVault, 0},
 	{Erase, onVault, 0},
 	{PlaceHold, onVault, 0},
@@ -253,6 +255,8 @@ type SubjectFacts struct {
 	Restricted bool // under GDPR 18
 	Objected   bool // to the purpose
 	Consented  bool // to the purpose, and didn't withdraw
+
+	Jurisdiction string // as ISO 3166 has it: "DE", "US-CA"; empty: not said
 }
 
 // Ruling is the answer. Rule names what decided, for the audit entry.

@@ -48,6 +48,7 @@ transform.read       -      -               .                      -            
 transform.encode     .      -               .                      .               .         .           .        .         .          -          .
 transform.decode     .      .               .                      plain           .         .           .        .         .          plain      .
 subject.read         .      .               .                      .               .         -           .        .         .          -          .
+subject.write        .      .               .                      .               .         -           .        .         .          -          .
 subject.link         .      .               .                      .               .         -           .        .         .          -          .
 erase                .      .               .                      .               .         -           .        .         .          -          .
 hold.place           .      .               .                      .               .         -           .        .         .          -          .

@@ -34,7 +34,8 @@ type Circumstances = {
   "has_subject": Bool,
   "restricted": Bool,
   "objected": Bool,
-  "consented": Bool
+  "consented": Bool,
+  "jurisdiction": String
 };
 action "reveal";
 `

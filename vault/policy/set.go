@@ -31,6 +31,7 @@ type Set struct {
 	byAction map[Action][]*statement
 	finely   map[Action]bool // some policy of the action tells fields of a collection apart
 	varies   map[Action]bool // some policy of the action looks at what `asked` leaves out
+	places   map[Action]bool // some policy of the action looks at the person's jurisdiction
 	rulings  memory[asked, Ruling]
 	entities memory[object, *cedar.Entity]
 	roles    []string // those that a policy names
@@ -67,7 +68,7 @@ func (s *Set) Roles() []string {
 
 // Compile puts documents in force beside the roles. They have been checked; one that no longer holds fails the whole set.
 func Compile(documents []Document) (*Set, error) {
-	s := &Set{byAction: map[Action][]*statement{}, finely: map[Action]bool{}, varies: map[Action]bool{}}
+	s := &Set{byAction: map[Action][]*statement{}, finely: map[Action]bool{}, varies: map[Action]bool{}, places: map[Action]bool{}}
 	list, faults := parse(builtinText)
 	if len(faults) > 0 {
 		return nil, fmt.Errorf("roles.cedar:%d:%d: %s", faults[0].Line, faults[0].Column, faults[0].Detail)
@@ -118,12 +119,13 @@ func (s *Set) add(rule string, p *cedar.Policy) {
 	_, anybody := rest.Principal.(xast.ScopeTypeAll)
 	st.always = anything && anybody && len(rest.Conditions) == 0
 	st.rest = cedar.NewPolicyFromAST((*ast.Policy)(&rest))
-	fine, vary := tellsFieldsApart(&rest), varies(&rest)
+	fine, vary, place := tellsFieldsApart(&rest), varies(&rest), places(&rest)
 	for _, a := range actions {
 		if a.traits&machine == 0 && covers(tree.Action, a.name, a.traits) {
 			s.byAction[a.name] = append(s.byAction[a.name], st)
 			s.finely[a.name] = s.finely[a.name] || fine
 			s.varies[a.name] = s.varies[a.name] || vary
+			s.places[a.name] = s.places[a.name] || place
 		}
 	}
 	for _, role := range rolesOf(tree) {
@@ -221,7 +223,11 @@ func (s *Set) Decide(q Question) Ruling {
 	if s.varies[q.Action] {
 		return s.decide(q)
 	}
-	return s.rulings.get(q.asked(), func() Ruling { return s.decide(q) })
+	asked := q.asked()
+	if !s.places[q.Action] { // else what is remembered would be as many times as there are jurisdictions
+		asked.facts.Subject.Jurisdiction = ""
+	}
+	return s.rulings.get(asked, func() Ruling { return s.decide(q) })
 }
 
 func (s *Set) decide(q Question) Ruling {
@@ -341,6 +347,8 @@ func (q *Question) request() cedar.Request {
 			"restricted":  cedar.Boolean(q.Facts.Subject.Restricted),
 			"objected":    cedar.Boolean(q.Facts.Subject.Objected),
 			"consented":   cedar.Boolean(q.Facts.Subject.Consented),
+
+			"jurisdiction": cedar.String(q.Facts.Subject.Jurisdiction),
 		}),
 	}
 }

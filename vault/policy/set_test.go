@@ -45,6 +45,7 @@ func TestEveryFactCanDecide(t *testing.T) {
 		`context.has_subject`:                                          func(q *policy.Question) { q.Facts.Subject.Known = false },
 		`!context.restricted`:                                          func(q *policy.Question) { q.Facts.Subject.Restricted = true },
 		`!context.objected`:                                            func(q *policy.Question) { q.Facts.Subject.Objected = true },
+		`context.jurisdiction like "DE*"`:                              func(q *policy.Question) { q.Facts.Subject.Jurisdiction = "US-CA" },
 		`context.consented`:                                            func(q *policy.Question) { q.Facts.Subject.Consented = false },
 		`resource.collection == "people"`:                              func(q *policy.Question) { q.Resource.Collection = "staff" },
 		`resource in Collection::"people"`:                             func(q *policy.Question) { q.Resource.Collection = "staff" },
@@ -67,7 +68,7 @@ func TestEveryFactCanDecide(t *testing.T) {
 			Action: policy.Detokenize, View: policy.Masked,
 			Resource: policy.Resource{Collection: "people", Field: "email", Classification: "confidential"},
 			Facts: policy.Facts{Purpose: "billing", LegalBasis: "contract", Network: netip.MustParseAddr("::ffff:10.1.2.3"), Method: "api-key",
-				MTLS: true, DPoP: true, Now: at, Subject: policy.SubjectFacts{Known: true, Consented: true}},
+				MTLS: true, DPoP: true, Now: at, Subject: policy.SubjectFacts{Known: true, Consented: true, Jurisdiction: "DE-BY"}},
 		}
 		if got := s.Decide(q); !got.Allowed || got.Rule != "policy:d0@1#1" {
 			t.Errorf("%s: %+v", condition, got)
