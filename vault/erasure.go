@@ -1,7 +1,9 @@
 package vault
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/privault/privault/vault/audit"
 	"github.com/privault/privault/vault/policy"
@@ -159,11 +162,12 @@ func (t *txn) lockForErasure(ctx context.Context, digest []byte) (*erasable, err
 		return w, nil
 	}
 	err = t.data.QueryRow(ctx, `
-		select coalesce(array_agg(r.record_id), '{}'), coalesce(bool_or(cardinality(r.digests) > 0), false),
-			count(*) filter (where (select count(*) > 0 from privault.holds h where h.tenant_id = $1 and h.released_at is null) and privault.held(r, $3)),
+		select array(select r.record_id from privault.records r where r.tenant_id = $1 and r.subject_id = $2 order by r.record_id),
+			exists (select from privault.records r where r.tenant_id = $1 and r.subject_id = $2 and cardinality(r.digests) > 0),
+			case when exists (select from privault.holds h where h.tenant_id = $1 and h.released_at is null)
+				then (select count(*) from privault.records r where r.tenant_id = $1 and r.subject_id = $2 and privault.held(r, $3)) else 0 end,
 			exists (select from privault.holds h where h.tenant_id = $1 and h.subject_id = $2 and h.released_at is null
-				and (h.expires_at is null or h.expires_at > $3))
-		from privault.records r where r.tenant_id = $1 and r.subject_id = $2`,
+				and (h.expires_at is null or h.expires_at > $3))`,
 		t.who.Tenant, w.subject, t.now).Scan(&w.records, &w.bound, &w.counts.Held, &w.held)
 	w.counts.Records = len(w.records)
 	w.held = w.held || w.counts.Held > 0
@@ -274,7 +278,40 @@ const (
 		retained = excluded.retained, direct = erasures.direct or excluded.direct`
 	deleteKeys = `
 	delete from keystore.data_keys where tenant_id = $1 and record_id = any($2)`
+	// Of ids from $2 to $3, all $4 that there are, if their digest is $5: nobody else's is among them then. One statement has one snapshot,
+	// so whose key comes meanwhile keeps it.
+	deleteKeyRange = `
+	delete from keystore.data_keys where tenant_id = $1 and record_id between $2 and $3
+		and (select sha256(string_agg(uuid_send(k.record_id), '')) from (
+			select record_id from keystore.data_keys where tenant_id = $1 and record_id between $2 and $3 order by record_id limit $4 + 1) k) = $5`
 )
+
+// deleteManyKeys is deleteKeys of a person's records, which it sorts. Looking for each key costs more than deleting it, and ids of records that were
+// stored together lie together: where nobody else's are in between, a whole range goes at once.
+func (t *txn) deleteManyKeys(ctx context.Context, records []ID) (gone int, err error) {
+	slices.SortFunc(records, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	const fewest, most = 50, 1000 // ids of a range
+	var left []ID
+	b := &pgx.Batch{}
+	for ids := range slices.Chunk(records, most) {
+		if len(ids) < fewest {
+			left = append(left, ids...)
+			continue
+		}
+		sum := sha256.Sum256(packIDs(ids))
+		b.Queue(deleteKeyRange, t.who.Tenant, ids[0], ids[len(ids)-1], len(ids), sum[:]).Exec(func(done pgconn.CommandTag) error {
+			if gone += int(done.RowsAffected()); done.RowsAffected() == 0 {
+				left = append(left, ids...)
+			}
+			return nil
+		})
+	}
+	if err := t.keys.SendBatch(ctx, b).Close(); err != nil || len(left) == 0 {
+		return gone, err
+	}
+	done, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, left)
+	return gone + int(done.RowsAffected()), err
+}
 
 // shredSubject is the moment of erasure: the keys go, and the link between the person and their random id.
 func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e *Erasure) error {
@@ -288,11 +325,10 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 	if err := take(ctx, t, w, id, e); err != nil {
 		return err
 	}
-	done, err := t.keys.Exec(ctx, deleteKeys, t.who.Tenant, w.records)
-	if err != nil {
+	var err error
+	if e.Counts.DEKs, err = t.deleteManyKeys(ctx, w.records); err != nil {
 		return err
 	}
-	e.Counts.DEKs = int(done.RowsAffected())
 	// With the keys, so that an erased value gets another token at once and not the one that it had.
 	if w.bound {
 		if e.Counts.Aliases, e.Counts.Entries, err = t.unbindRecords(ctx, w.records); err != nil {

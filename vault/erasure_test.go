@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/audit"
@@ -123,6 +124,86 @@ func TestAnErasedPersonIsGoneEverywhereAtOnce(t *testing.T) {
 			}
 			if n := h.Count(`select count(*) from privault.subjects where tenant_id = $1`, h.who.Tenant); n != 1 {
 				t.Errorf("%d people are known, want 1", n)
+			}
+		})
+	}
+}
+
+// Keys of records that were stored together are deleted as a range: never one that is somebody else's, and all of them though some of
+// them are being wrapped anew.
+func TestAnErasureTakesNobodyElsesKeys(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string][]vaulttest.Option{"one database": nil, "keystore apart": {vaulttest.Apart}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := vaulttest.New(t, options...)
+			who := b.Tenant()
+			b.Collection(who, "people", map[string]string{"name": "string"})
+			tokens := map[string][]string{}
+			for _, next := range []struct {
+				subject string
+				records int
+			}{{"other", 60}, {"alone", 120}, {"other", 1}, {"mixed", 100}, {"other", 1}, {"mixed", 100}, {"few", 3}, {"other", 60}} {
+				batch := vault.Batch{Collection: "people"}
+				for range next.records {
+					item := vaulttest.Item(map[string]string{"name": "Jane"})
+					item.Subject = next.subject
+					batch.Items = append(batch.Items, item)
+				}
+				done, err := b.Tokenize(t.Context(), who, batch)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, d := range done {
+					if d.Err != nil {
+						t.Fatal(d.Err)
+					}
+					tokens[next.subject] = append(tokens[next.subject], d.Tokens["name"])
+				}
+			}
+			keys, err := pgx.Connect(t.Context(), b.KeysURL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer keys.Close(context.WithoutCancel(t.Context()))
+			left := 0
+			for _, all := range tokens {
+				left += len(all)
+			}
+			for _, subject := range []string{"alone", "mixed", "few"} {
+				rewrap, err := keys.Begin(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := rewrap.Exec(t.Context(), `update keystore.data_keys set wrapped = wrapped where tenant_id = $1`, who.Tenant); err != nil {
+					t.Fatal(err)
+				}
+				erased := make(chan error, 1)
+				var e vault.Erasure
+				go func() {
+					var err error
+					e, err = b.EraseSubject(t.Context(), who, subject, "gdpr-17", false)
+					erased <- err
+				}()
+				b.Until(func() bool {
+					return vaulttest.CountURL(t, b.KeysURL, `select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()
+						and query like '%delete from keystore.data_keys%'`) > 0
+				})
+				if err := rewrap.Commit(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := <-erased; err != nil || e.Counts.DEKs != len(tokens[subject]) {
+					t.Fatal(subject, ": ", e.Counts, err)
+				}
+				left -= len(tokens[subject])
+				if there := vaulttest.CountURL(t, b.KeysURL, `select count(*) from keystore.data_keys`); there != left {
+					t.Errorf("%s: %d keys are left, want %d", subject, there, left)
+				}
+			}
+			for _, token := range tokens["other"] {
+				if got := b.Reveal(who, token); got != jane {
+					t.Fatal("somebody else's: ", got)
+				}
 			}
 		})
 	}

@@ -256,23 +256,33 @@ func (l *ledger) place(lines []*ledgerLine, prepare func() error) error {
 		}
 	}
 	var text bytes.Buffer
+	raws := make([][]byte, len(lines))
 	tip, seq := l.tip, l.last
-	for _, line := range lines {
+	for i, line := range lines {
 		seq++
 		line.Seq, line.Prev, line.At = seq, base64.RawURLEncoding.EncodeToString(tip[:]), l.now().UTC().Truncate(time.Microsecond)
 		raw, err := json.Marshal(line)
 		if err != nil {
 			return err
 		}
-		tip = sha256.Sum256(raw)
-		text.Write(append(raw, '\n'))
+		tip, raws[i] = sha256.Sum256(raw), raw
+		text.Write(raw)
+		text.WriteByte('\n')
 	}
 	_, err := l.file.Write(text.Bytes())
 	if err != nil {
 		// Of what arrived, whole lines stay: another replica may have read them.
 		return errors.Join(fmt.Errorf("the ledger: %w", err), l.mend())
 	}
-	return l.catchUp()
+	if written, err := l.file.Stat(); err != nil || written.Size() != l.read+int64(text.Len()) {
+		return errors.Join(err, l.catchUp()) // somebody wrote without the lock
+	}
+	for i, line := range lines { // a line of many records takes milliseconds to read
+		if err := l.follow(*line, raws[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mend reads what others have written, and cuts off the piece of a line that a crash has left. It is called with the lock on the file, so nobody is writing.
@@ -341,6 +351,11 @@ func (l *ledger) take(raw []byte) error {
 	if err := json.Unmarshal(raw, &line); err != nil {
 		return errors.New("the next line is not one of a ledger")
 	}
+	return l.follow(line, raw)
+}
+
+// follow is take of a line whose text is known.
+func (l *ledger) follow(line ledgerLine, raw []byte) error {
 	if l.read == 0 {
 		if line.Kind != ledgerBegins || line.Deployment == nil || line.Ledger == nil {
 			return errors.New("it does not begin like one")
