@@ -3,6 +3,7 @@ package vault_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/deadline"
+	"github.com/privault/privault/vault/dsar"
 	"github.com/privault/privault/vault/vaulttest"
 )
 
@@ -240,5 +242,39 @@ func TestAnErasureUnderBothReferencesIsOne(t *testing.T) {
 				t.Fatalf("%d: %s erased %d records, %s %d", n, got[0].ID, got[0].Counts.Records, e.ID, e.Counts.Records)
 			}
 		}
+	}
+}
+
+// Who becomes another, or is erased, while a page of their package is made gets none and is told so: a record under another of their references
+// is not taken for somebody else's.
+func TestAPackageBesideALink(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		gone string
+		want vault.Kind
+	}{
+		"merged": {`with goes as (select distinct tenant_id, subject_id from privault.subjects where subject_id in (select subject_id from privault.subject_links)),
+			stays as (select s.subject_id from privault.subjects s, goes g where s.subject_id <> g.subject_id),
+			linked as (insert into privault.subject_links (tenant_id, link_id, subject_id, merged_id, records, reason, linked_at, principal_id)
+				select g.tenant_id, gen_random_uuid(), s.subject_id, g.subject_id, 6, 'duplicate', now(), gen_random_uuid() from goes g, stays s),
+			records as (update privault.records r set subject_id = s.subject_id from goes g, stays s where r.subject_id = g.subject_id)
+			update privault.subjects p set subject_id = s.subject_id from goes g, stays s where p.subject_id = g.subject_id`, vault.Conflict},
+		"erased": {`delete from privault.subjects where subject_id in (select subject_id from privault.subject_links)`, vault.SubjectErased},
+		"nobody": {`delete from privault.subjects where link_id is not null`, vault.IntegrityFailure}, // and the reference is nobody's
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHousehold(t)
+			h.link(t, "p-1", "p-3")
+			h.store(t, "people", "p-3")
+			h.store(t, "orders", "p-3")                                                // whichever comes first
+			open := lock(t, h.OwnerURL, "keystore.data_keys in access exclusive mode") // which is read when the records have been
+			got := make(chan error, 1)
+			go func() { got <- h.Package(t.Context(), h.who, order(dsar.Access, dsar.GDPR), io.Discard) }()
+			await(t, "the package is held back", func() bool { return held(h.Bench, "keystore.data_keys") == 1 })
+			h.Exec(c.gone)
+			open()
+			wantKind(t, "the package", <-got, c.want)
+		})
 	}
 }

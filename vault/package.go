@@ -305,6 +305,22 @@ func (p *packing) records(ctx context.Context, part *part, alive func(context.Co
 	}
 }
 
+// personThere asks whether a person is there under an id, and whether somebody else is by whom they are known since.
+const personThere = `
+	select exists (select from privault.subjects where tenant_id = $1 and subject_id = $2),
+		exists (select from privault.subject_links where tenant_id = $1 and merged_id = $2)`
+
+// moved says what has become of a person who isn't there any more; nil: they are.
+func moved(there, merged bool) error {
+	switch {
+	case merged:
+		return errMoved
+	case !there:
+		return fail(SubjectErased, "the person was erased while the package was made")
+	}
+	return nil
+}
+
 // isTheirs says whether a reference is the person's. It is asked of the database once of each.
 func (p *packing) isTheirs(ctx context.Context, keys *tenantKeys, reference string) (bool, error) {
 	if p.theirs[reference] || reference == "" {
@@ -314,13 +330,20 @@ func (p *packing) isTheirs(ctx context.Context, keys *tenantKeys, reference stri
 	if err != nil {
 		return false, err
 	}
-	theirs := false
+	var theirs, there, merged bool
 	b := &pgx.Batch{}
 	b.Queue(`
 		select exists (select from privault.subjects where tenant_id = $1 and subject_id = $2 and digest = any($3))`,
 		p.who.Tenant, p.subject, s.all).QueryRow(func(row pgx.Row) error { return row.Scan(&theirs) })
+	// Afterwards: who has gone by the first has by the second.
+	b.Queue(personThere, p.who.Tenant, p.subject).QueryRow(func(row pgx.Row) error { return row.Scan(&there, &merged) })
 	if err := p.vault.store.data.pipeline(ctx, p.who.Tenant, b); err != nil {
 		return false, err
+	}
+	if !theirs {
+		if err := moved(there, merged); err != nil {
+			return false, err
+		}
 	}
 	p.theirs[reference] = theirs
 	return theirs, nil

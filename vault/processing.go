@@ -32,17 +32,11 @@ func (p *packing) processing(ctx context.Context) (told dsar.Processing, err err
 			return nil
 		}
 		var there, merged bool
-		err := t.data.QueryRow(ctx, `
-			select exists (select from privault.subjects where tenant_id = $1 and subject_id = $2),
-				exists (select from privault.subject_links where tenant_id = $1 and merged_id = $2)`, t.who.Tenant, p.subject).Scan(&there, &merged)
-		if err != nil {
+		if err := t.data.QueryRow(ctx, personThere, t.who.Tenant, p.subject).Scan(&there, &merged); err != nil {
 			return err
 		}
-		if merged {
-			return errMoved
-		}
-		if !there {
-			return fail(SubjectErased, "the person was erased while the package was made")
+		if err := moved(there, merged); err != nil {
+			return err
 		}
 		if err := t.account(ctx, *p.subject, &told); err != nil {
 			return err
