@@ -286,3 +286,84 @@ func TestAPartialErasureOfALinkedPersonSurvivesARestore(t *testing.T) {
 		}
 	}
 }
+
+// A link, a hold or a restriction that could not be applied, and is tried again when the person's erasure has been, doesn't bring the person back.
+func TestALineThatFailedDoesNotBringAnErasedPersonBack(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		table string
+		do    func(*testing.T, *household)
+	}{
+		"a link": {"subject_links", func(t *testing.T, h *household) { h.link(t, "p-1", "p-2") }},
+		"a hold": {"holds", func(t *testing.T, h *household) {
+			hold, err := h.PlaceHold(t.Context(), h.who, vault.Hold{Matter: "case-1", Subject: "p-1"})
+			if err == nil {
+				err = h.ReleaseHold(t.Context(), h.who, hold.ID)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"a restriction": {"subject_facts", func(t *testing.T, h *household) {
+			if _, _, err := h.Restrict(t.Context(), h.who, "p-1", "dispute", nil); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHousehold(t)
+			ctx := t.Context()
+			if err := h.WatchLedger(ctx); err != nil {
+				t.Fatal(err)
+			}
+			data, keys := h.Backup()
+			c.do(t, h)
+			h.erase(t, "p-1")
+			h.store(t, "people", "p-1") // who comes again is somebody else
+			if _, _, err := h.Restrict(ctx, h.who, "p-1", "dispute-2", nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.WatchLedger(ctx); err != nil {
+				t.Fatal(err)
+			}
+			h.Close()
+			r := h.On(data, keys)
+			r.Exec(`create function public.refuse() returns trigger language plpgsql as $$ begin raise exception 'refused'; end $$;
+				create trigger refuse before insert on privault.` + c.table + ` for each row execute function public.refuse()`)
+			config := r.Config
+			config.Restoring = true
+			v, err := vault.Open(ctx, config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			done, err := v.ReplayLedger(ctx, func(int, int) {})
+			v.Close()
+			if err == nil || done.Erasures != 1 {
+				t.Fatalf("the replay: %+v, %v", done, err)
+			}
+			r.Exec(`drop trigger refuse on privault.` + c.table)
+			replay(t, r)
+			r.Vault = r.Replica()
+			if err := r.WatchLedger(ctx); err != nil {
+				t.Fatal(err)
+			}
+			left := 1 // who came again, and is restricted
+			if name != "a link" {
+				left = 2 // and p-2, who has nothing to do with it
+			}
+			if n := r.Count(`select count(*) from privault.subjects`); n != left {
+				t.Errorf("there are %d persons, want %d", n, left)
+			}
+			if n := r.Count(`select (select count(*) from privault.subject_links) + (select count(*) from privault.holds)`); n != 0 {
+				t.Errorf("%d links and holds came back", n)
+			}
+			if restricted, err := r.GetRestriction(ctx, h.who, "p-1"); err != nil || restricted.Reference != "dispute-2" {
+				t.Errorf("the restriction of who came again: %+v %v", restricted, err)
+			}
+			if n := r.Count(`select count(*) from privault.subject_history`); n != 1 {
+				t.Errorf("their history has %d entries, want 1", n)
+			}
+		})
+	}
+}

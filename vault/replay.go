@@ -268,22 +268,62 @@ func (t *txn) lockAbout(ctx context.Context, line *ledgerLine) (digest []byte, e
 // clocksApart is by how much an erasure may seem to be from before what it came after: replicas' clocks differ, and transactions wait.
 const clocksApart = time.Hour
 
+// digests are those of whom a hold, a fact or a link is about.
+func (l *ledgerLine) digests() [][]byte {
+	switch {
+	case l.Hold != nil:
+		return [][]byte{l.Hold.Digest}
+	case l.Fact != nil:
+		return [][]byte{l.Fact.Digest}
+	case l.Link != nil:
+		return [][]byte{l.Link.Digest, l.Link.OtherDigest}
+	}
+	return nil
+}
+
 // erasedAbout says whether the person that a hold, a fact or a link is about was erased afterwards.
 func (t *txn) erasedAbout(ctx context.Context, line *ledgerLine) (erased bool, err error) {
-	var digests [][]byte
-	switch {
-	case line.Hold != nil:
-		digests = [][]byte{line.Hold.Digest}
-	case line.Fact != nil:
-		digests = [][]byte{line.Fact.Digest}
-	case line.Link != nil:
-		digests = [][]byte{line.Link.Digest, line.Link.OtherDigest}
-	}
 	err = t.data.QueryRow(ctx, `
 		select exists (select from privault.erasures
 			where tenant_id = $1 and `+erasedUnder+` and scope is null and erased_at > $3)`,
-		t.who.Tenant, digests, line.At.Add(-clocksApart)).Scan(&erased)
+		t.who.Tenant, line.digests(), line.At.Add(-clocksApart)).Scan(&erased)
 	return erased, err
+}
+
+// erasedBy are the numbers of the last lines by which persons were erased, by their ids and digests.
+type erasedBy map[string]int64
+
+// erasedAlready gives those whose erasure a database has already, though it lacks earlier lines: a replay that had to leave one out went on.
+func (v *Vault) erasedAlready(k *knowledge, data *applied) (erasedBy, error) {
+	gone := erasedBy{}
+	for seq, p := range k.pending {
+		if p.kind != erasureLine || !p.done || !data.has(seq) {
+			continue
+		}
+		line, err := v.ledger.line(p)
+		if err != nil {
+			return nil, err
+		}
+		e := line.Erasure
+		if e.Part != nil {
+			continue
+		}
+		for _, id := range e.Subjects {
+			gone[string(id[:])] = max(gone[string(id[:])], seq)
+		}
+		for _, digest := range append(e.Digests, e.Digest) {
+			gone[string(digest)] = max(gone[string(digest)], seq)
+		}
+	}
+	return gone, nil
+}
+
+// after says whether whom a hold, a fact or a link is about was erased by a later line: it must not bring them back.
+func (gone erasedBy) after(line *ledgerLine) bool {
+	if id := line.subject(); line.Erasure == nil && id != nil && gone[string(id[:])] > line.Seq {
+		return true
+	}
+	return slices.ContainsFunc(line.digests(), func(digest []byte) bool { return gone[string(digest)] > line.Seq })
 }
 
 // applyLine does what a line says in the data database, where it may have been done in part.
@@ -557,6 +597,10 @@ func (v *Vault) replayAll(ctx context.Context, progress func(done, total int)) (
 			}
 		}
 	}
+	gone, err := v.erasedAlready(k, all[0])
+	if err != nil {
+		return r, err
+	}
 	var failed []error
 	stuck := map[ID]bool{} // what a line is about that could not be applied: later ones would come before it
 	for i, seq := range todo {
@@ -572,7 +616,7 @@ func (v *Vault) replayAll(ctx context.Context, progress func(done, total int)) (
 			}
 			data, keys, err := t.markApplied(ctx, seq, inData, inKeys)
 			switch {
-			case err != nil || !data && !keys || !slices.Contains(tenants, p.tenant):
+			case err != nil || !data && !keys || !slices.Contains(tenants, p.tenant) || gone.after(line):
 				return err
 			case line.Kind == erasureLine:
 				return v.replayErasure(ctx, t, line.Erasure, data, keys)
