@@ -343,7 +343,7 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 		delete from privault.subjects where tenant_id = $1 and subject_id = $2`, t.who.Tenant, gone); err != nil {
 		return err
 	}
-	if err := t.answerWaiting(ctx, id, t.now, compliedWith); err != nil {
+	if err := t.answerWaiting(ctx, id, t.now, compliedWith, nil); err != nil {
 		return err
 	}
 	effective := t.now.Add(v.keystoreBackups)

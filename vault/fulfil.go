@@ -142,11 +142,25 @@ var (
 	takenBack    = RequestEvent{Event: RequestCancelled}
 )
 
-// answerWaiting ends the requests that waited for an erasure, which is done at that time, or withdrawn.
-func (t *txn) answerWaiting(ctx context.Context, erasure ID, at time.Time, how RequestEvent) error {
+// answerWithdrawn ends the requests that waited for an erasure that a line of the ledger withdraws: the one that was denied is, and others, of
+// whose end the ledger says nothing, count as taken back.
+func (t *txn) answerWithdrawn(ctx context.Context, line *ledgerLine) error {
+	id := ID(line.Erasure.ID)
+	if denied := (*ID)(line.Erasure.Request); denied != nil && line.Erasure.Denial != "" {
+		if err := t.answerWaiting(ctx, id, line.At, RequestEvent{Event: RequestDenied, Reason: line.Erasure.Denial}, denied); err != nil {
+			return err
+		}
+	}
+	return t.answerWaiting(ctx, id, line.At, takenBack, nil)
+}
+
+// answerWaiting ends the requests that waited for an erasure, or only one of them: it is done at that time, or withdrawn.
+func (t *txn) answerWaiting(ctx context.Context, erasure ID, at time.Time, how RequestEvent, only *ID) error {
 	rows, err := t.data.Query(ctx, `
-		update privault.requests set state = $4, outcome = nullif($5, ''), closed_at = $3, version = version + 1
-		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' returning request_id, due_at`, t.who.Tenant, erasure, at, how.Event, how.Reason)
+		update privault.requests set state = $4, outcome = case when $4 = 'completed' then $5 end, denial = case when $4 = 'denied' then $5 end,
+			closed_at = $3, version = version + 1
+		where tenant_id = $1 and erasure_id = $2 and state = 'deferred' and ($6::uuid is null or request_id = $6)
+		returning request_id, due_at`, t.who.Tenant, erasure, at, how.Event, how.Reason, only)
 	if err != nil {
 		return err
 	}
@@ -192,6 +206,9 @@ func (s *stepping) withdraw() error {
 		return err
 	}
 	line := &lineErasure{ID: lineID(id), Digest: r.digest, Subjects: []lineID{}, Reason: e.Reason, Requested: e.Requested, Counts: e.Counts, Request: idInLine(r.id)}
+	if s.Kind == StepDeny {
+		line.Denial = s.Reason
+	}
 	if e.Scope != nil {
 		line.Part = &linePart{Scope: e.Scope, Retained: e.Retained}
 	}
@@ -208,14 +225,14 @@ func (t *txn) finishWithdrawal(ctx context.Context, line *ledgerLine) error {
 		return err
 	}
 	if done.RowsAffected() > 0 {
-		return t.answerWaiting(ctx, id, line.At, takenBack)
+		return t.answerWithdrawn(ctx, line)
 	}
 	e, err := t.erasure(ctx, id)
 	if err != nil || e.State != ErasureDeferred {
 		return err
 	}
 	again := *line.Erasure
-	again.Request, again.Direct = nil, e.direct
+	again.Request, again.Denial, again.Direct = nil, "", e.direct
 	t.enter(&ledgerLine{Kind: deferralLine, Erasure: &again})
 	return nil
 }

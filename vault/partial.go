@@ -160,7 +160,7 @@ func (t *txn) supersede(ctx context.Context, id ID, by *Erasure) error {
 	if err != nil {
 		return err
 	}
-	return t.answerWaiting(ctx, id, t.now, compliedWith)
+	return t.answerWaiting(ctx, id, t.now, compliedWith, nil)
 }
 
 // linePart is what the ledger says of a partial erasure.

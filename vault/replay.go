@@ -33,6 +33,7 @@ type lineErasure struct {
 	Part           *linePart     `json:"part,omitempty"` // nil: everything
 	Direct         bool          `json:"direct,omitempty"`
 	Request        *lineID       `json:"request,omitempty"` // that was denied or taken back, of a withdrawal
+	Denial         string        `json:"denial,omitempty"`  // why it was denied; empty: it was taken back, or the line is from before denials were told
 
 	// What the law had kept then, and stays in a replay too, though the rules may be others by now.
 	Kept     []lineKept `json:"kept,omitempty"`
@@ -332,11 +333,10 @@ func (t *txn) applyLine(ctx context.Context, line *ledgerLine) error {
 	case deferralLine:
 		return t.insertErasure(ctx, line.Erasure, ErasureDeferred)
 	case withdrawLine:
-		id := ID(line.Erasure.ID)
-		if _, err := t.data.Exec(ctx, withdrawErasure, t.who.Tenant, id); err != nil {
+		if _, err := t.data.Exec(ctx, withdrawErasure, t.who.Tenant, ID(line.Erasure.ID)); err != nil {
 			return err
 		}
-		return t.answerWaiting(ctx, id, line.At, takenBack)
+		return t.answerWithdrawn(ctx, line)
 	case holdLine:
 		h := line.Hold
 		subject, err := t.restoreSubject(ctx, h.Subject, h.Digest, h.At)
@@ -493,7 +493,7 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 			return err
 		}
 	}
-	if err := t.answerWaiting(ctx, ID(e.ID), *e.Erased, compliedWith); err != nil {
+	if err := t.answerWaiting(ctx, ID(e.ID), *e.Erased, compliedWith, nil); err != nil {
 		return err
 	}
 	if !inData {

@@ -77,9 +77,22 @@ func TestAnErasureThatWaitsIsTakenBack(t *testing.T) {
 	}
 }
 
-// A database from before it was taken back, or whose commit was lost, doesn't erase the person after all.
+// A database from before it was taken back, or whose commit was lost, doesn't erase the person after all, and the request ends as it did.
 func TestATakenBackErasureOutlivesARestore(t *testing.T) {
 	t.Parallel()
+	for want, end := range map[string]vault.Step{
+		vault.RequestCancelled: {Kind: vault.StepCancel},
+		vault.RequestDenied:    {Kind: vault.StepDeny, Reason: "legal-claims"},
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			takenBackBeforeARestore(t, end, want)
+		})
+	}
+}
+
+func takenBackBeforeARestore(t *testing.T, end vault.Step, want string) {
+	t.Helper()
 	h := newHousehold(t)
 	hold, err := h.PlaceHold(t.Context(), h.who, vault.Hold{Matter: "case-7", Subject: "p-1"})
 	if err != nil {
@@ -90,7 +103,7 @@ func TestATakenBackErasureOutlivesARestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	data, keys := h.Backup()
-	h.step(t, r.ID, vault.Step{Kind: vault.StepCancel})
+	was := h.step(t, r.ID, end)
 	h.Close()
 	b := h.On(data, keys)
 	b.Vault = b.Replica()
@@ -101,8 +114,10 @@ func TestATakenBackErasureOutlivesARestore(t *testing.T) {
 		t.Fatal("after the replay: ", err)
 	}
 	got, err := b.GetRequest(t.Context(), h.who, r.ID)
-	if err != nil || got.State != vault.RequestCancelled {
+	if err != nil || got.State != want || got.Denial != end.Reason || got.Outcome != "" || got.Law() != was.Law() {
 		t.Errorf("the request is %+v, %v", got, err)
+	} else if last := got.History[len(got.History)-1]; last.Event != want || last.State != want || last.Reason != end.Reason {
+		t.Errorf("its history ends with %+v", last)
 	}
 	if err := b.ReleaseHold(t.Context(), h.who, hold.ID); err != nil {
 		t.Fatal(err)
@@ -124,14 +139,14 @@ func TestATakenBackErasureWhoseCommitWasLost(t *testing.T) {
 	}
 	r := h.step(t, h.ask(t, of(deadline.Erasure, "p-1")).ID, verified)
 	h.Exec(failCommits)
-	if _, err := h.TakeStep(t.Context(), h.who, r.ID, vault.Step{Kind: vault.StepCancel}); err == nil {
+	if _, err := h.TakeStep(t.Context(), h.who, r.ID, vault.Step{Kind: vault.StepDeny, Reason: "legal-claims"}); err == nil {
 		t.Fatal("the commit did not fail")
 	}
 	h.Exec(letCommit)
 	h.Vault = h.Replica() // finishes what the ledger says was begun
 	e, err := h.GetErasure(t.Context(), h.who, r.Certificate)
 	got, err2 := h.GetRequest(t.Context(), h.who, r.ID)
-	if err != nil || err2 != nil || e.State != vault.ErasureWithdrawn || got.State != vault.RequestCancelled {
+	if err != nil || err2 != nil || e.State != vault.ErasureWithdrawn || got.State != vault.RequestDenied || got.Denial != "legal-claims" {
 		t.Errorf("the erasure is %s, the request %s: %v %v", e.State, got.State, err, err2)
 	}
 }
