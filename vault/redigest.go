@@ -186,16 +186,16 @@ func sameDigests(a, b [][]byte) bool {
 // moveSubjects brings the persons whose records they are under the primary key.
 func (r *reader) moveSubjects(ctx context.Context, t *txn, all []*rebinding) error {
 	var n newSubjects
-	seen := map[ID]bool{}
+	seen := map[string]bool{} // by reference: a person may have several
 	for _, m := range all {
-		if seen[*m.row.subject] {
-			continue
-		}
-		seen[*m.row.subject] = true
 		reference, err := r.plain(m.opened, subjectField)
 		if err != nil {
 			return err
 		}
+		if seen[string(reference)] {
+			continue
+		}
+		seen[string(reference)] = true
 		s, err := r.keys.subject(string(reference))
 		if err != nil {
 			return err

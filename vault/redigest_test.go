@@ -536,3 +536,24 @@ func TestARotationWithoutItsJobIsFinished(t *testing.T) {
 	await(t, "the rotation", func() bool { return c.RetireKey(t.Context(), c.who, "index", 1) == nil })
 	c.holds(t, "finished", c.Vault)
 }
+
+// A person's references are all brought under a new key, though the records that carry them stand in one batch.
+func TestRotatingPseudonymsMovesAllReferencesOfAPerson(t *testing.T) {
+	t.Parallel()
+	h := newHousehold(t)
+	h.link(t, "p-1", "p-2")
+	was := rows(t, h.OwnerURL, `select digest from privault.subjects`)
+	done, err := h.RotateKey(t.Context(), h.who, "pseudonym")
+	if err != nil || len(was) != 2 {
+		t.Fatal(was, err)
+	}
+	h.Work()
+	if j := h.Finish(h.who, done.Job); j.State != "completed" {
+		t.Fatal(j)
+	}
+	for _, digest := range rows(t, h.OwnerURL, `select digest from privault.subjects`) {
+		if slices.Contains(was, digest) {
+			t.Error("a reference is still found under the old key")
+		}
+	}
+}
