@@ -16,7 +16,7 @@ type binder struct {
 	taken   map[string]int64    // by space: texts that this batch takes
 	found   *found
 	aliases []alias
-	relies  [][]byte
+	relies  []*alias
 }
 
 // sharing is one value of the batch whose token all its records share.
@@ -24,7 +24,7 @@ type sharing struct {
 	digests [][]byte // of the value, under every key
 	alias   *alias   // nil: not there yet
 	adds    []alias  // that the change makes: a new one, or those that it carries under the primary key
-	relies  [][]byte // digests of texts that must still be there
+	relies  []*alias // that must still be there
 	text    string
 	texts   []string // that a new alias may have
 	taken   bool     // the alias is in the change
@@ -264,9 +264,9 @@ func (b *binder) take(s *sharing, f *field, plain []byte, all []*alias, have *al
 	if s.adds, from, err = b.carry(f, all, plain, s.digests[0]); err != nil {
 		return err
 	}
-	s.alias, s.relies = have, [][]byte{have.text}
+	s.alias, s.relies = have, []*alias{have}
 	for i, a := range from {
-		s.relies = append(s.relies, a.text)
+		s.relies = append(s.relies, a)
 		if a == have {
 			s.alias = &s.adds[i]
 		}

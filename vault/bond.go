@@ -1,7 +1,10 @@
 package vault
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/hex"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -13,8 +16,7 @@ type bonds struct {
 	markEntry, markRecord []ID
 	markDigest            [][]byte
 	markKind              []int32
-	relyEntry             []ID
-	rely                  [][]byte
+	relies                []reliance
 	aliasEntry            []ID
 	text, value, sealedAs [][]byte
 	aliasCollection       []ID
@@ -26,6 +28,12 @@ type bonds struct {
 	digests               []*string // of each record, as the text of an array
 	listedEntry           []ID
 	listed                [][]byte // what must not be on the suppression list
+}
+
+// reliance is an alias that a change was prepared from and that must still be there.
+type reliance struct {
+	entry ID
+	alias *alias
 }
 
 func (b *bonds) add(c *change) {
@@ -40,8 +48,8 @@ func (b *bonds) add(c *change) {
 			b.markDigest, b.markKind = append(b.markDigest, m.digest), append(b.markKind, m.kind)
 		}
 	}
-	for _, text := range c.relies {
-		b.relyEntry, b.rely = append(b.relyEntry, id), append(b.rely, text)
+	for _, a := range c.relies {
+		b.relies = append(b.relies, reliance{id, a})
 	}
 	b.addAliases(id, c.aliases)
 }
@@ -73,14 +81,28 @@ func arrayText(marks []mark) *string {
 }
 
 func (b *bonds) none() bool {
-	return len(b.markEntry)+len(b.relyEntry)+len(b.aliasEntry)+len(b.listed) == 0
+	return len(b.markEntry)+len(b.relies)+len(b.aliasEntry)+len(b.listed) == 0
 }
 
 // columns are the parameters of insertBound after those of insertTogether.
 func (b *bonds) columns() []any {
-	return []any{b.markEntry, b.markRecord, b.markDigest, b.markKind, b.relyEntry, b.rely,
+	// They are locked one by one, in the order in which others lock them.
+	slices.SortFunc(b.relies, func(x, y reliance) int {
+		return cmp.Or(bytes.Compare(x.alias.value, y.alias.value), cmp.Compare(x.alias.generation, y.alias.generation))
+	})
+	entries, texts := make([]ID, len(b.relies)), make([][]byte, len(b.relies))
+	for i, r := range b.relies {
+		entries[i], texts[i] = r.entry, r.alias.text
+	}
+	return []any{b.markEntry, b.markRecord, b.markDigest, b.markKind, entries, texts,
 		b.aliasEntry, b.text, b.aliasCollection, b.aliasField, b.value, b.aliasRecord, b.generation, b.keyVersion, b.sealedAs, b.spaces, b.digests}
 }
+
+// returnBound gives the entries that went in, and notes for queueRest how many did not.
+const returnBound = `select array_agg(entry_id), set_config('privault.refused', (cardinality($3) - count(*))::text, true) from admitted`
+
+// refusedSome is no column's business, so Postgres asks it once and doesn't even begin if nothing was refused.
+const refusedSome = `current_setting('privault.refused') <> '0'`
 
 // queueRest takes back what changes brought that were not admitted after all: an alias that leads to nothing would keep
 // its text from others, and a digest of a value that was never stored.
@@ -91,7 +113,7 @@ func (b *bonds) queueRest(batch *pgx.Batch, tenant ID) {
 	if len(b.aliasEntry) > 0 {
 		batch.Queue(`
 			delete from privault.aliases a
-			where a.tenant_id = $1 and a.text_digest = any($2) and a.xmin = pg_current_xact_id()::xid
+			where `+refusedSome+` and a.tenant_id = $1 and a.text_digest = any($2) and a.xmin = pg_current_xact_id()::xid
 				and (select true from privault.blind_index i where i.tenant_id = $1 and i.digest = a.value_digest limit 1) is null
 				and (select true from privault.records r where r.tenant_id = $1 and r.record_id = a.record_id limit 1) is null`, tenant, b.text)
 	}
@@ -104,7 +126,7 @@ func (b *bonds) queueRest(batch *pgx.Batch, tenant ID) {
 	if len(soles) > 0 {
 		batch.Queue(`
 			delete from privault.blind_index i
-			where i.tenant_id = $1 and i.digest = any($2) and i.xmin = pg_current_xact_id()::xid
+			where `+refusedSome+` and i.tenant_id = $1 and i.digest = any($2) and i.xmin = pg_current_xact_id()::xid
 				and (select true from privault.records r where r.tenant_id = $1 and r.record_id = i.record_id limit 1) is null`, tenant, soles)
 	}
 }
@@ -129,8 +151,8 @@ const (
 const boundChanges = freshChanges + `, marked as materialized (
 		select m.* from unnest($24::uuid[], $25::uuid[], $26::bytea[], $27::int[]) as m(entry_id, record_id, digest, kind)
 	), relied as materialized (
-		select a.text_digest from privault.aliases a where a.tenant_id = $1 and a.text_digest = any($29)
-		order by a.value_digest, a.generation for key share
+		select a.text_digest from unnest($29::bytea[]) as y(text_digest) cross join lateral (
+			select a.text_digest from privault.aliases a where a.tenant_id = $1 and a.text_digest = y.text_digest offset 0 for key share) a
 	), wanted as materialized (
 		select w.* from unnest($30::uuid[], $31::bytea[], $32::uuid[], $33::int[], $34::bytea[], $35::uuid[], $36::int[], $37::bigint[], $38::bytea[], $39::bytea[])
 			as w(entry_id, text_digest, collection_id, field, value_digest, record_id, generation, key_version, sealed_text, space)

@@ -23,7 +23,7 @@ type change struct {
 	claim   *claim    // nil: no Idempotency-Key
 	records []newRecord
 	aliases []alias  // to be inserted, each once
-	relies  [][]byte // digests of alias texts that must still be there
+	relies  []*alias // that must still be there
 }
 
 // schemaRef is the version of a collection, and the generation of the tenant's keys, that a change was prepared with.
@@ -282,16 +282,25 @@ func (p *parcel) queue(b *pgx.Batch, tenant ID, now time.Time, apart bool, admit
 	args := []any{tenant, now, p.entry, p.principal, p.at, p.action, p.outcome, p.body, p.collection, p.version,
 		p.key, p.request, p.answer, p.generation, now.Add(-idempotencyLife),
 		p.record, p.recordEntry, p.recordCollection, p.subject, p.expires, p.sealed, wrapped, p.due}
-	statement := insertTogether
-	if !p.bonds.none() {
-		statement = insertBound
+	if p.bonds.none() {
+		b.Queue(insertTogether+keys+`select entry_id from admitted`, args...).Query(admitted)
+	} else {
+		statement := insertBound
 		args = append(args, p.bonds.columns()...)
 		if len(p.bonds.listed) > 0 {
 			statement = insertUnlisted
 			args = append(args, p.bonds.listedEntry, p.bonds.listed)
 		}
+		b.Queue(statement+keys+returnBound, args...).QueryRow(func(row pgx.Row) error {
+			var ids []ID
+			var refused string
+			err := row.Scan(&ids, &refused)
+			for _, id := range ids {
+				admit(id)
+			}
+			return err
+		})
 	}
-	b.Queue(statement+keys+`select entry_id from admitted`, args...).Query(admitted)
 	if len(p.bonds.listed) > 0 { // who stays out is nobody
 		p.subjects.queueUnused(b, tenant)
 	}

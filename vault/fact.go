@@ -39,8 +39,10 @@ const haveFacts = `coalesce((select g.facts from privault.governance g where g.t
 // persons may have become one, and a restriction must not be missed for that.
 const selectFacts = `
 	select r.record_id, f.kind, f.purpose, f.text_version, f.allowed, f.jurisdiction
-	from privault.records r join privault.subject_facts f using (tenant_id, subject_id)
-	where r.tenant_id = $1 and r.record_id = any($2)`
+	from unnest($2::uuid[]) y(record_id) cross join lateral (
+		select * from privault.records r where r.tenant_id = $1 and r.record_id = y.record_id offset 0) r
+	cross join lateral (
+		select * from privault.subject_facts f where f.tenant_id = $1 and f.subject_id = r.subject_id offset 0) f`
 
 // factsOf are the facts that one trip brings, by record.
 type factsOf struct {

@@ -201,8 +201,10 @@ func queueRecords(b *pgx.Batch, tenant ID, now time.Time, ids []ID, found map[ID
 	b.Queue(`
 		select r.record_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed,
 			r.digests, r.revealed_at, r.generalised, r.subject_id, `+haveFacts+`
-		from privault.records r join privault.collections c using (tenant_id, collection_id)
-		where r.tenant_id = $1 and r.record_id = any($2) and (r.expires_at is null or r.expires_at > $3)`,
+		from unnest($2::uuid[]) y(record_id) cross join lateral (
+			select * from privault.records r where r.tenant_id = $1 and r.record_id = y.record_id offset 0) r
+		join privault.collections c using (tenant_id, collection_id)
+		where r.expires_at is null or r.expires_at > $3`,
 		tenant, ids, now).Query(func(result pgx.Rows) error {
 		for result.Next() {
 			r := &row{}
@@ -219,7 +221,8 @@ func queueRecords(b *pgx.Batch, tenant ID, now time.Time, ids []ID, found map[ID
 
 func queueKeys(b *pgx.Batch, tenant ID, ids []ID, found map[ID]*row) {
 	b.Queue(`
-		select record_id, version, wrapped from keystore.data_keys where tenant_id = $1 and record_id = any($2)`,
+		select k.record_id, k.version, k.wrapped from unnest($2::uuid[]) y(record_id) cross join lateral (
+			select * from keystore.data_keys k where k.tenant_id = $1 and k.record_id = y.record_id offset 0) k`,
 		tenant, ids).Query(func(result pgx.Rows) error {
 		var id ID
 		var version int32

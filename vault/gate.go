@@ -229,7 +229,9 @@ func connect(ctx context.Context, url string, maxConns int32, inspect func(conte
 		// The statements are few and find their rows by primary key, whatever their arrays hold: planning them anew each
 		// time costs more than running them.
 		"plan_cache_mode": "force_generic_plan",
-		"jit":             "off", // likewise
+		// A plan that was made while a table had a page or two must not read it whole once it has thousands.
+		"enable_seqscan": "off",
+		"jit":            "off", // likewise
 	} {
 		config.ConnConfig.RuntimeParams[name] = value
 	}

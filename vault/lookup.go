@@ -7,6 +7,9 @@ import (
 )
 
 // The part of a trip that reads aliases and what else stands beside records.
+//
+// Rows are looked up one by one, as each is, in lateral sub-queries that "offset 0" keeps apart. As "= any", or joined, they would
+// be planned while the tables are small by reading all that the tenant has, and a connection keeps its plans.
 
 const aliasColumns = `a.text_digest, a.value_digest, a.collection_id, a.field, a.record_id, a.generation, a.key_version, a.sealed_text, a.space`
 
@@ -18,7 +21,9 @@ func (a *alias) scan(rows pgx.Rows, more ...any) error {
 func (f *found) queueAliases(b *pgx.Batch, tenant ID, now time.Time, a *ask) {
 	if len(a.values) > 0 {
 		f.byValue = map[string][]*alias{}
-		b.Queue(`select `+aliasColumns+` from privault.aliases a where a.tenant_id = $1 and a.value_digest = any($2)`,
+		b.Queue(`
+			select `+aliasColumns+` from unnest($2::bytea[]) y(digest) cross join lateral (
+				select * from privault.aliases a where a.tenant_id = $1 and a.value_digest = y.digest offset 0) a`,
 			tenant, a.values).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
 			if err := have.scan(rows); err != nil {
 				return err
@@ -37,8 +42,8 @@ func (f *found) queueAliases(b *pgx.Batch, tenant ID, now time.Time, a *ask) {
 				select r.record_id from privault.blind_index i join privault.records r on r.tenant_id = $1 and r.record_id = i.record_id
 				where i.tenant_id = $1 and i.digest = a.value_digest and (r.expires_at is null or r.expires_at > $3)
 				limit 1))
-			from privault.aliases a
-			where a.tenant_id = $1 and a.text_digest = any($2)`, tenant, a.texts, now).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
+			from unnest($2::bytea[]) y(digest) cross join lateral (
+				select * from privault.aliases a where a.tenant_id = $1 and a.text_digest = y.digest offset 0) a`, tenant, a.texts, now).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
 			if err := have.scan(rows, &have.holder); err != nil {
 				return err
 			}
@@ -52,7 +57,9 @@ func (f *found) queueAliases(b *pgx.Batch, tenant ID, now time.Time, a *ask) {
 func (f *found) queueMore(b *pgx.Batch, tenant ID, a *ask) {
 	if len(a.soles) > 0 {
 		f.taken = map[string]bool{}
-		b.Queue(`select digest from privault.blind_index where tenant_id = $1 and digest = any($2) and sole`, tenant, a.soles).Query(func(rows pgx.Rows) error {
+		b.Queue(`
+			select y.digest from unnest($2::bytea[]) y(digest)
+			where (select true from privault.blind_index i where i.tenant_id = $1 and i.digest = y.digest and i.sole limit 1)`, tenant, a.soles).Query(func(rows pgx.Rows) error {
 			var digest []byte
 			_, err := pgx.ForEachRow(rows, []any{&digest}, func() error {
 				f.taken[string(digest)] = true
@@ -63,7 +70,9 @@ func (f *found) queueMore(b *pgx.Batch, tenant ID, a *ask) {
 	}
 	if len(a.spaces) > 0 {
 		f.used = map[string]int64{}
-		b.Queue(`select digest, used from privault.alias_spaces where tenant_id = $1 and digest = any($2)`, tenant, a.spaces).Query(func(rows pgx.Rows) error {
+		b.Queue(`
+			select s.digest, s.used from unnest($2::bytea[]) y(digest) cross join lateral (
+				select * from privault.alias_spaces s where s.tenant_id = $1 and s.digest = y.digest offset 0) s`, tenant, a.spaces).Query(func(rows pgx.Rows) error {
 			var digest []byte
 			var used int64
 			_, err := pgx.ForEachRow(rows, []any{&digest, &used}, func() error {
@@ -77,9 +86,10 @@ func (f *found) queueMore(b *pgx.Batch, tenant ID, a *ask) {
 		f.shared = map[ID][]*alias{}
 		b.Queue(`
 			select `+aliasColumns+`, r.record_id
-			from privault.records r cross join lateral unnest(r.digests) d(digest)
-			join privault.aliases a on a.tenant_id = $1 and a.value_digest = d.digest
-			where r.tenant_id = $1 and r.record_id = any($2)`, tenant, unique(a.shared)).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
+			from unnest($2::uuid[]) y(record_id) cross join lateral (
+				select * from privault.records r where r.tenant_id = $1 and r.record_id = y.record_id offset 0) r
+			cross join lateral unnest(r.digests) d(digest) cross join lateral (
+				select * from privault.aliases a where a.tenant_id = $1 and a.value_digest = d.digest offset 0) a`, tenant, unique(a.shared)).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
 			var id ID
 			if err := have.scan(rows, &id); err != nil {
 				return err
