@@ -243,31 +243,34 @@ func (r *reader) previous(o *opened, fields []string) (map[string][]string, erro
 // scanIDs gives the ids of the next records of a scan. It looks at a bounded number of the tenant's or the person's records: an
 // index by collection would cost every insert more than it saves an export.
 func (v *Vault) scanIDs(ctx context.Context, tenant ID, s *scan) (ids []ID, more bool, err error) {
-	args, whose := []any{tenant, s.at, s.until, s.collection, exportScan}, ""
+	args, whose := []any{tenant, s.at, s.until, s.collection, exportScan, exportPage}, ""
 	if s.subject != nil {
-		args, whose = append(args, s.subject), "and r.subject_id = $6"
+		args, whose = append(args, s.subject), "and r.subject_id = $7"
 	}
-	size, seen := 0, 0
+	size := 0
 	_, err = v.look(ctx, tenant, ask{query: func(b *pgx.Batch) {
+		// Postgres stops at a page's records, or at the last that may be looked at, which is there whosever it is.
 		b.Queue(`
-			select r.record_id, r.collection_id = $4, octet_length(r.sealed)
-			from privault.records r where r.tenant_id = $1 and r.record_id > $2 and r.record_id < $3 `+whose+`
-			order by r.record_id limit $5`, args...).Query(func(rows pgx.Rows) error {
+			select r.record_id, r.ours, r.n = $5, r.size
+			from (
+				select r.record_id, r.collection_id = $4 ours, octet_length(r.sealed) size, row_number() over (order by r.record_id) n
+				from privault.records r where r.tenant_id = $1 and r.record_id > $2 and r.record_id < $3 `+whose+`
+				order by r.record_id limit $5) r
+			where r.ours or r.n = $5 limit $6`, args...).Query(func(rows pgx.Rows) error {
 			defer rows.Close()
-			for rows.Next() && len(ids) < exportPage && size < exportBytes {
-				var id ID
-				var ours bool
+			for rows.Next() && !more {
+				var ours, last bool
 				var sealed int
-				if err := rows.Scan(&id, &ours, &sealed); err != nil {
+				if err := rows.Scan(&s.at, &ours, &last, &sealed); err != nil {
 					return err
 				}
-				if seen++; ours {
-					ids, size = append(ids, id), size+sealed
+				if ours {
+					ids, size = append(ids, s.at), size+sealed
 				}
-				s.at = id
+				more = last || len(ids) == exportPage || size >= exportBytes
 			}
 			return rows.Err()
 		})
 	}})
-	return ids, seen == exportScan || len(ids) == exportPage || size >= exportBytes, err
+	return ids, more, err
 }

@@ -175,10 +175,14 @@ type sight struct {
 
 // seen is what a sight showed, or would have.
 type seen struct {
-	resource
+	likeness
+	fields []string
 	record string
 	row    *row
 }
+
+// likeness is what an entry says of records once for all of them.
+type likeness struct{ collection, view, outcome, rule, fields string }
 
 func (v *Vault) newReader(keys *tenantKeys, e *entry) *reader {
 	return &reader{vault: v, keys: keys, entry: e, opened: map[ID]*opened{}, sights: map[sight]*seen{}}
@@ -300,32 +304,32 @@ func (r *reader) note(o *opened, f *field, view policy.View, denied bool) {
 	at := sight{o.row.id, view, denied}
 	n := r.sights[at]
 	if n == nil {
-		n = &seen{resource{Collection: o.coll.Name, View: view.String(), Rule: r.entry.ruled}, o.id, o.row}
+		n = &seen{likeness: likeness{collection: o.coll.Name, view: view.String(), rule: r.entry.ruled}, record: o.id, row: o.row}
 		if denied {
-			n.Outcome = outcomeDenied
+			n.outcome = outcomeDenied
 		}
 		r.sights[at] = n
 		r.order = append(r.order, n)
 	}
-	if i, have := slices.BinarySearch(n.Fields, f.name); !have {
-		n.Fields = slices.Insert(n.Fields, i, f.name)
+	if i, have := slices.BinarySearch(n.fields, f.name); !have {
+		n.fields = slices.Insert(n.fields, i, f.name)
 	}
 }
 
 // conclude writes what was noted into the entry. Records of which just the same was seen stand together, so that the
 // entry says of each record which fields were shown, and no more.
 func (r *reader) conclude() {
-	index, touched := map[string]int{}, map[ID]bool{}
+	index, touched := map[likeness]int{}, make(map[ID]bool, len(r.order))
 	for _, t := range r.entry.touched {
 		touched[t.record] = true // what was rewritten is noted already
 	}
 	for _, n := range r.order {
-		alike := strings.Join(append([]string{n.Collection, n.View, n.Outcome, n.Rule}, n.Fields...), "\x00")
-		i, have := index[alike]
+		n.likeness.fields = strings.Join(n.fields, "\x00")
+		i, have := index[n.likeness]
 		if !have {
 			i = len(r.entry.Resources)
-			index[alike] = i
-			r.entry.Resources = append(r.entry.Resources, n.resource)
+			index[n.likeness] = i
+			r.entry.Resources = append(r.entry.Resources, resource{Collection: n.collection, Fields: n.fields, View: n.view, Outcome: n.outcome, Rule: n.rule})
 		}
 		r.entry.Resources[i].Records = append(r.entry.Resources[i].Records, n.record)
 		if !touched[n.row.id] {

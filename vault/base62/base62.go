@@ -39,9 +39,13 @@ func Append(dst, b []byte) []byte {
 		dst = append(dst, alphabet[0])
 	}
 	text := dst[start:]
+	used := (len(b) + 7) / 8
 	for end := n; end > 0; end -= chunk {
+		for used > 0 && limbs[used-1] == 0 {
+			used--
+		}
 		var rest uint64
-		for i := maxLimbs - 1; i >= 0; i-- {
+		for i := used - 1; i >= 0; i-- {
 			limbs[i], rest = bits.Div64(rest, limbs[i], chunkBase)
 		}
 		for i := end - 1; i >= 0 && i >= end-chunk; i-- {
@@ -60,20 +64,28 @@ func Decode(out []byte, text string) error {
 	if len(text) != Len(len(out)) {
 		return ErrText
 	}
-	var limbs [maxLimbs]uint64
-	for _, c := range []byte(text) {
-		d := digit(c)
-		if d > 61 {
-			return ErrText
+	var limbs [maxLimbs]uint64 // little end first
+	used := 0
+	for start, size := 0, (len(text)-1)%chunk+1; start < len(text); start, size = start+size, chunk { // the first is the short one
+		var carry uint64
+		for _, c := range []byte(text[start : start+size]) {
+			d := digit(c)
+			if d > 61 {
+				return ErrText
+			}
+			carry = carry*62 + d
 		}
-		carry := d
-		for i := range limbs {
-			hi, lo := bits.Mul64(limbs[i], 62)
+		for i := range used {
+			hi, lo := bits.Mul64(limbs[i], chunkBase)
 			sum, over := bits.Add64(lo, carry, 0)
 			limbs[i], carry = sum, hi+over
 		}
 		if carry != 0 {
-			return ErrText
+			if used == maxLimbs {
+				return ErrText
+			}
+			limbs[used] = carry
+			used++
 		}
 	}
 	for i := range out {

@@ -46,6 +46,9 @@ func (p Period) String() string { return p.text }
 // then hours. It is what Postgres makes of t + interval in a session in UTC.
 func (p Period) After(t time.Time) time.Time {
 	t = t.UTC()
+	if p.months == 0 && p.days < 36500 { // days of UTC have 24 hours
+		return t.Add(time.Duration(p.days)*24*time.Hour + p.clock)
+	}
 	day := On(t).AddMonths(p.months).AddDays(p.days)
 	return day.utc().Add(t.Sub(On(t).utc()) + p.clock)
 }
