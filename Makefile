@@ -56,7 +56,7 @@ $(REDOCLY): scripts/tools/package-lock.json
 #   make bench ARGS="--json docs/performance.json --markdown docs/performance.md"
 #   make bench-small ARGS="--json docs/performance-small.json"
 bench = ./bin/privault bench --size=$(1) $(addprefix --compare=,$(wildcard $(2))) $(addprefix --commit=,$(shell git describe --always --dirty --abbrev=12 2>/dev/null)) $(ARGS)
-bench: build ## measure everything beside bare Postgres, for half an hour
+bench: build ## measure everything beside bare Postgres, for most of an hour
 	@scripts/postgres.sh
 	$(call bench,full,docs/performance.json)
 

@@ -16,7 +16,7 @@ import (
 // with another day and another machine; a time is not.
 type benchCmd struct {
 	Only    []string `placeholder:"NAME,..." help:"Measure these alone; they are listed above."`
-	Size    string   `default:"normal" enum:"small,normal,full" help:"How much: small takes about a minute, normal ten, full half an hour. The flags below change parts of it."`
+	Size    string   `default:"normal" enum:"small,normal,full" help:"How much: small takes about a minute, normal a quarter of an hour, full most of an hour. The flags below change parts of it."`
 	URL     string   `help:"Measure this running server over HTTP alone, with nothing beside it, in place of one of its own. It leaves its collections there."`
 	KeyFile string   `type:"existingfile" placeholder:"FILE" help:"File with the API key for --url; by default PRIVAULT_API_KEY, or the development server's."`
 
@@ -24,7 +24,7 @@ type benchCmd struct {
 	Batch   []int          `help:"Sizes of batches, 1 to 1000 items each."`
 	Time    *time.Duration `help:"Time for each measurement of calls, at least 100ms; pgbench takes whole seconds."`
 	Rounds  *int           `help:"Measurements of each; the table shows the medians."`
-	Records *int           `help:"Records to import, export and sweep, at least 100."`
+	Records *int           `help:"Records to import, export and sweep, at least 100; scale imports ten times as many."`
 	Person  *int           `help:"Records of the person to erase, at least 100."`
 
 	JSON     string `type:"path" placeholder:"FILE" help:"Also write the figures here, with machine and versions."`
@@ -46,7 +46,7 @@ type benchSizes struct {
 var benchPresets = map[string]benchSizes{
 	"small":  {Clients: []int{1, 64}, Batch: []int{1000}, Time: time.Second, Rounds: 1, Records: 20_000, Person: 2000},
 	"normal": {Clients: []int{1, 64, 256}, Batch: []int{100, 1000}, Time: 2 * time.Second, Rounds: 3, Records: 100_000, Person: 10_000},
-	"full":   {Clients: []int{1, 16, 64, 256}, Batch: []int{100, 1000}, Time: 5 * time.Second, Rounds: 3, Records: 1_000_000, Person: 10_000},
+	"full":   {Clients: []int{1, 16, 64, 256}, Batch: []int{100, 1000}, Time: 2 * time.Second, Rounds: 5, Records: 1_000_000, Person: 10_000},
 }
 
 // sizes are those of the preset, but for what the flags say.
@@ -93,7 +93,7 @@ func (s benchSizes) usual() int {
 // measurement is an entry of what is measured.
 type measurement struct {
 	name, what, reference string
-	unit                  string // of its figures; a rate ends in /s, anything else is a time
+	unit                  string // of its figures; a rate ends in /s, of anything else less is better
 	anywhere              bool   // over HTTP alone: against any running server
 	run                   func(context.Context, *bencher) ([]benchRow, error)
 }
@@ -116,6 +116,7 @@ var measurements = []measurement{
 	{"import-stream", "the same records as NDJSON by one call of the import route", "COPY of the CSV file into one table", "records/s", true, measureImportStream},
 	{"export", "privault export of them, in plain", "COPY of as many rows to a file", "records/s", true, measureExport},
 	{"sweep", "a sweep of --records that have expired, and 200 reads/s meanwhile", "a bare delete of the same rows in batches of 10,000; the reads without a sweep", "records/s", false, measureSweep},
+	{"scale", "ten times --records imported by ten calls, what the last tenth and a random token of all cost, and what a record takes at rest", "the first tenth; a random token when there was no more; the record's plaintext", "records/s", false, measureScale},
 }
 
 // Help lists the measurements.

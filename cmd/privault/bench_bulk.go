@@ -128,17 +128,19 @@ func measureImportStream(ctx context.Context, b *bencher) ([]benchRow, error) {
 			if err != nil {
 				return figure{}, err
 			}
-			return b.watched(func() error { return b.stream(ctx, file, collection) })
+			return b.watched(func() error {
+				in, err := os.Open(file)
+				if err != nil {
+					return err
+				}
+				defer in.Close()
+				return b.stream(ctx, in, collection, func([]byte) error { return nil })
+			})
 		}, b.copyIn)
 }
 
-// stream sends the file to the import route and looks at each line that comes back.
-func (b *bencher) stream(ctx context.Context, file, collection string) error {
-	in, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
+// stream sends --records lines to the import route and looks at each line that comes back.
+func (b *bencher) stream(ctx context.Context, in io.Reader, collection string, each func(line []byte) error) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(b.URL, "/")+"/v1/collections/"+collection+"/import", in)
 	if err != nil {
 		return err
@@ -158,6 +160,9 @@ func (b *bencher) stream(ctx context.Context, file, collection string) error {
 	for lines.Scan() {
 		if !bytes.Contains(lines.Bytes(), []byte(`"status":201`)) {
 			return errors.New("the server refused a record")
+		}
+		if err := each(lines.Bytes()); err != nil {
+			return err
 		}
 		stored++
 	}

@@ -43,12 +43,12 @@ type benchRow struct {
 	Work      string  `json:"work"`
 	Clients   int     `json:"clients,omitempty"`
 	Records   int     `json:"records,omitempty"`
-	Unit      string  `json:"unit"` // a rate ends in /s; anything else is a time
+	Unit      string  `json:"unit"` // a rate ends in /s; of anything else less is better
 	Measured  float64 `json:"measured"`
 	P50       float64 `json:"p50_ms,omitempty"` // of what is done once: how long it took
 	P99       float64 `json:"p99_ms,omitempty"`
 	Reference float64 `json:"reference,omitempty"`
-	Ratio     float64 `json:"ratio,omitempty"` // to the reference; above 1 is better than it, for rates and times alike
+	Ratio     float64 `json:"ratio,omitempty"` // to the reference; above 1 is better than it, whatever the unit
 	budget
 	Note string `json:"note,omitempty"`
 }
