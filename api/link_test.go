@@ -1,6 +1,9 @@
 package api_test
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // Two references are found to be one person: from then on everything is the one's.
 func TestTwoReferencesBecomeOnePerson(t *testing.T) {
@@ -71,4 +74,53 @@ func TestTwoReferencesBecomeOnePerson(t *testing.T) {
 	}
 	writer.send(t, "POST", "/v1/tokenize", `{"collection":"people","items":[{"subject":"cus_3","fields":{"email":"joe@example.com"}}]}`).want(t, 200)
 	officer.send(t, "POST", "/v1/subjects/cus_3/links", body).refused(t, 409, "subject-erased")
+}
+
+// What docs/requests.md says to do when a link was a mistake: afterwards each has what is theirs.
+func TestAMistakenLinkIsPutRight(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	admin := s.tenant("admin")
+	admin.collection(t, "people", "email", "email")
+	writer, reader, officer := admin.colleague(t, "backend-writer"), admin.colleague(t, "backend-reader"), admin.colleague(t, "compliance")
+	store := func(subject, email string) string {
+		return writer.send(t, "POST", "/v1/tokenize", `{"collection":"people","items":[{"subject":"`+subject+`","fields":{"email":"`+email+`"}}]}`).want(t, 200).items(t)[0].Tokens["email"]
+	}
+	janes, joes := store("cus_1", "jane@example.com"), store("cus_77", "joe@example.com")
+	officer.send(t, "PUT", "/v1/subjects/cus_77/restriction", `{"reason":"dispute"}`).want(t, 201)
+	officer.send(t, "POST", "/v1/subjects/cus_1/links", `{"subject":"cus_77","reason":"duplicate"}`).want(t, 201)
+	officer.send(t, "DELETE", "/v1/subjects/cus_1/restriction", `{"informed_at":"`+time.Now().UTC().Format(time.RFC3339Nano)+`"}`, "Content-Type: application/json").want(t, 204)
+
+	type subjectMap struct{ Items []struct{ Record string } }
+	of := func(subject string) (m subjectMap) {
+		officer.send(t, "GET", "/v1/subjects/"+subject, "").want(t, 200).read(t, &m)
+		return m
+	}
+	moved := 0
+	for _, item := range of("cus_1").Items {
+		var record struct {
+			Subject string
+			Fields  struct{ Email string }
+		}
+		at := "/v1/collections/people/records/" + item.Record
+		if reader.send(t, "GET", at+"?view=plain", "").want(t, 200).read(t, &record); record.Subject != "cus_77" {
+			continue
+		}
+		moved++
+		joes = store("cus_78", record.Fields.Email)
+		writer.send(t, "DELETE", at, "").want(t, 204)
+	}
+	officer.send(t, "PUT", "/v1/subjects/cus_78/restriction", `{"reason":"dispute"}`).want(t, 201)
+	if one, other := of("cus_1"), of("cus_78"); moved != 1 || len(one.Items) != 1 || len(other.Items) != 1 {
+		t.Errorf("%d were moved; one has %+v, the other %+v", moved, one, other)
+	}
+	if got := reader.reveal(t, janes); got != `"jane@example.com"` {
+		t.Errorf("Jane's: %s", got)
+	}
+	reader.send(t, "POST", "/v1/detokenize", `{"items":[{"token":"`+joes+`","view":"plain"}]}`).want(t, 423)
+	officer.send(t, "DELETE", "/v1/subjects/cus_78/restriction", `{"informed_at":"`+time.Now().UTC().Format(time.RFC3339Nano)+`"}`, "Content-Type: application/json").want(t, 204)
+	officer.send(t, "POST", "/v1/subjects/cus_1/erasure", `{"reason":"gdpr-17"}`).want(t, 200)
+	if got := reader.reveal(t, joes); got != `"joe@example.com"` {
+		t.Errorf("Joe's, after an erasure of the other: %s", got)
+	}
 }
