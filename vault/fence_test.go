@@ -400,26 +400,32 @@ func writeFile(t *testing.T, path, text string) {
 	}
 }
 
+// replayWithout replays while nothing can be written into a table.
+func replayWithout(t *testing.T, b *vaulttest.Bench, table string) (vault.Replay, error) {
+	t.Helper()
+	b.Exec(`create function public.refuse() returns trigger language plpgsql as $$ begin raise exception 'refused'; end $$;
+		create trigger refuse before insert on privault.` + table + ` for each row execute function public.refuse()`)
+	defer b.Exec(`drop trigger refuse on privault.` + table)
+	c := b.Config
+	c.Restoring = true
+	v, err := vault.Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	return v.ReplayLedger(t.Context(), func(int, int) {})
+}
+
 // A line that can't be applied keeps no other: the replay names it, and goes on from there when it is run again.
 func TestAReplayGoesOnBehindALineThatFails(t *testing.T) {
 	t.Parallel()
 	b := newBusy(t)
 	b.Close()
 	r := b.On(b.data, b.keys)
-	r.Exec(`create function public.refuse() returns trigger language plpgsql as $$ begin raise exception 'refused'; end $$;
-		create trigger refuse before insert on privault.holds for each row execute function public.refuse()`)
-	config := r.Config
-	config.Restoring = true
-	v, err := vault.Open(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done, err := v.ReplayLedger(t.Context(), func(int, int) {})
-	v.Close()
+	done, err := replayWithout(t, r, "holds")
 	if err == nil || strings.Count(err.Error(), "line ") != 1 || done.Lines != 6 || done.Holds != 0 || done.Erasures != 1 {
 		t.Errorf("the replay: %+v, %v", done, err)
 	}
-	r.Exec(`drop trigger refuse on privault.holds`)
 	if done := replay(t, r); done.Lines != 1 || done.Holds != 1 {
 		t.Errorf("the rest: %+v", done)
 	}

@@ -224,7 +224,7 @@ func (s *Set) Decide(q Question) Ruling {
 		return s.decide(q)
 	}
 	asked := q.asked()
-	if !s.places[q.Action] { // else what is remembered would be as many times as there are jurisdictions
+	if asked.facts.Subject.Jurisdiction != "" && !s.places[q.Action] { // else what is remembered would be as many times as there are jurisdictions
 		asked.facts.Subject.Jurisdiction = ""
 	}
 	return s.rulings.get(asked, func() Ruling { return s.decide(q) })
