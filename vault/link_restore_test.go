@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -292,22 +293,22 @@ func TestALineThatFailedDoesNotBringAnErasedPersonBack(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		table string
-		do    func(*testing.T, *household)
+		do    func(context.Context, *household) error
 	}{
-		"a link": {"subject_links", func(t *testing.T, h *household) { h.link(t, "p-1", "p-2") }},
-		"a hold": {"holds", func(t *testing.T, h *household) {
-			hold, err := h.PlaceHold(t.Context(), h.who, vault.Hold{Matter: "case-1", Subject: "p-1"})
-			if err == nil {
-				err = h.ReleaseHold(t.Context(), h.who, hold.ID)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+		"a link": {"subject_links", func(ctx context.Context, h *household) error {
+			_, _, err := h.LinkSubjects(ctx, h.who, "p-1", "p-2", "duplicate")
+			return err
 		}},
-		"a restriction": {"subject_facts", func(t *testing.T, h *household) {
-			if _, _, err := h.Restrict(t.Context(), h.who, "p-1", "dispute", nil); err != nil {
-				t.Fatal(err)
+		"a hold": {"holds", func(ctx context.Context, h *household) error {
+			hold, err := h.PlaceHold(ctx, h.who, vault.Hold{Matter: "case-1", Subject: "p-1"})
+			if err != nil {
+				return err
 			}
+			return h.ReleaseHold(ctx, h.who, hold.ID)
+		}},
+		"a restriction": {"subject_facts", func(ctx context.Context, h *household) error {
+			_, _, err := h.Restrict(ctx, h.who, "p-1", "dispute", nil)
+			return err
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -318,7 +319,9 @@ func TestALineThatFailedDoesNotBringAnErasedPersonBack(t *testing.T) {
 				t.Fatal(err)
 			}
 			data, keys := h.Backup()
-			c.do(t, h)
+			if err := c.do(ctx, h); err != nil {
+				t.Fatal(err)
+			}
 			h.erase(t, "p-1")
 			h.store(t, "people", "p-1") // who comes again is somebody else
 			if _, _, err := h.Restrict(ctx, h.who, "p-1", "dispute-2", nil); err != nil {

@@ -320,11 +320,11 @@ func (v *Vault) erasedAlready(k *knowledge, data *applied) (erasedBy, error) {
 }
 
 // after says whether whom a hold, a fact or a link is about was erased by a later line: it must not bring them back.
-func (gone erasedBy) after(line *ledgerLine) bool {
-	if id := line.subject(); line.Erasure == nil && id != nil && gone[string(id[:])] > line.Seq {
+func (e erasedBy) after(line *ledgerLine) bool {
+	if id := line.subject(); line.Erasure == nil && id != nil && e[string(id[:])] > line.Seq {
 		return true
 	}
-	return slices.ContainsFunc(line.digests(), func(digest []byte) bool { return gone[string(digest)] > line.Seq })
+	return slices.ContainsFunc(line.digests(), func(digest []byte) bool { return e[string(digest)] > line.Seq })
 }
 
 // applyLine does what a line says in the data database, where it may have been done in part.
