@@ -162,12 +162,12 @@ func (t *txn) lockForErasure(ctx context.Context, digest []byte) (*erasable, err
 		return w, nil
 	}
 	err = t.data.QueryRow(ctx, `
-		select array(select r.record_id from privault.records r where r.tenant_id = $1 and r.subject_id = $2 order by r.record_id),
-			exists (select from privault.records r where r.tenant_id = $1 and r.subject_id = $2 and cardinality(r.digests) > 0),
+		select coalesce(array_agg(r.record_id), '{}'), coalesce(bool_or(cardinality(r.digests) > 0), false),
 			case when exists (select from privault.holds h where h.tenant_id = $1 and h.released_at is null)
 				then (select count(*) from privault.records r where r.tenant_id = $1 and r.subject_id = $2 and privault.held(r, $3)) else 0 end,
 			exists (select from privault.holds h where h.tenant_id = $1 and h.subject_id = $2 and h.released_at is null
-				and (h.expires_at is null or h.expires_at > $3))`,
+				and (h.expires_at is null or h.expires_at > $3))
+		from privault.records r where r.tenant_id = $1 and r.subject_id = $2`,
 		t.who.Tenant, w.subject, t.now).Scan(&w.records, &w.bound, &w.counts.Held, &w.held)
 	w.counts.Records = len(w.records)
 	w.held = w.held || w.counts.Held > 0
@@ -251,19 +251,12 @@ func (v *Vault) erase(ctx context.Context, t *txn, w *erasable, e *Erasure) erro
 	if w.earlier == nil || w.earlier.ID != e.ID || e.State != ErasureDeferred || e.direct && !w.earlier.direct { // one that stays deferred says nothing new
 		t.enterErasure(w, id, e)
 	}
-	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, id, w.digest, e.Reason, e.State, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
+	t.last.Queue(writeErasure, t.who.Tenant, id, w.digest, e.Reason, e.State, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
 		e.Scope, e.Retained, e.direct)
-	if err != nil || len(w.digests) < 2 {
-		return err
+	if len(w.digests) > 1 {
+		t.last.Queue(insertErasureReferences, t.who.Tenant, w.digests, id)
 	}
-	return t.insertErasureReferences(ctx, id, w.digests)
-}
-
-func (t *txn) insertErasureReferences(ctx context.Context, erasure ID, digests [][]byte) error {
-	_, err := t.data.Exec(ctx, `
-		insert into privault.erasure_references (tenant_id, digest, erasure_id) select $1, unnest($2::bytea[]), $3 on conflict do nothing`,
-		t.who.Tenant, digests, erasure)
-	return err
+	return nil
 }
 
 // notErasing says of a row r of records that its person is not erased: until it is purged it is there, and for nobody.
@@ -276,6 +269,8 @@ const (
 	on conflict (tenant_id, erasure_id) do update set state = excluded.state, erased_at = excluded.erased_at,
 		shred_effective_at = excluded.shred_effective_at, counts = excluded.counts, certificate = excluded.certificate,
 		retained = excluded.retained, direct = erasures.direct or excluded.direct`
+	insertErasureReferences = `
+	insert into privault.erasure_references (tenant_id, digest, erasure_id) select $1, unnest($2::bytea[]), $3 on conflict do nothing`
 	deleteKeys = `
 	delete from keystore.data_keys where tenant_id = $1 and record_id = any($2)`
 	// Of ids from $2 to $3, all $4 that there are, if their digest is $5: nobody else's is among them then. One statement has one snapshot,
@@ -335,14 +330,10 @@ func (v *Vault) shredSubject(ctx context.Context, t *txn, w *erasable, id ID, e 
 			return err
 		}
 	}
-	if _, err := t.data.Exec(ctx, `
-		insert into privault.erasing (tenant_id, subject_id, erasure_id) values ($1, $2, $3)`, t.who.Tenant, gone, id); err != nil {
-		return err
-	}
-	if _, err := t.data.Exec(ctx, `
-		delete from privault.subjects where tenant_id = $1 and subject_id = $2`, t.who.Tenant, gone); err != nil {
-		return err
-	}
+	t.last.Queue(`
+		insert into privault.erasing (tenant_id, subject_id, erasure_id) values ($1, $2, $3)`, t.who.Tenant, gone, id)
+	t.last.Queue(`
+		delete from privault.subjects where tenant_id = $1 and subject_id = $2`, t.who.Tenant, gone)
 	if err := t.answerWaiting(ctx, id, t.now, compliedWith, nil); err != nil {
 		return err
 	}

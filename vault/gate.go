@@ -317,6 +317,7 @@ type txn struct {
 
 	shredLater []recordVersion
 	lines      []*ledgerLine // for the ledger
+	last       pgx.Batch     // what is written with the entry, in one round trip: nothing else of the operation reads it
 }
 
 type recordVersion struct {
@@ -377,6 +378,7 @@ func (v *Vault) try(ctx context.Context, who Caller, action policy.Action, do fu
 // it was tried.
 func (t *txn) undone(ctx context.Context, do func() error) error {
 	data, keys, named, touched, lines := t.data, t.keys, len(t.entry.Resources), len(t.entry.touched), len(t.lines)
+	last := len(t.last.QueuedQueries)
 	savepoint, err := data.Begin(ctx)
 	if err != nil {
 		return err
@@ -395,7 +397,7 @@ func (t *txn) undone(ctx context.Context, do func() error) error {
 	}
 	err = errors.Join(err, savepoint.Rollback(ctx))
 	t.data, t.keys, t.shredLater = data, keys, nil
-	t.entry.touched, t.lines = t.entry.touched[:touched], t.lines[:lines]
+	t.entry.touched, t.lines, t.last.QueuedQueries = t.entry.touched[:touched], t.lines[:lines], t.last.QueuedQueries[:last]
 	for i := range t.entry.Resources[named:] {
 		r := &t.entry.Resources[named+i]
 		r.Version, r.Sealed, r.Outcome = 0, nil, outcomeTried
@@ -416,7 +418,7 @@ func (v *Vault) conclude(ctx context.Context, t *txn, do func(*txn) error) error
 			return err
 		}
 	}
-	if err := insertEntry(ctx, t.data, t.entry); err != nil {
+	if err := insertEntry(ctx, t.data, &t.last, t.entry); err != nil {
 		return err
 	}
 	if err := t.insertDisclosures(ctx); err != nil {

@@ -49,7 +49,7 @@ func PruneAudit(ctx context.Context, url string, before time.Time, dry bool) (mo
 		if err != nil || dry || len(e.Resources) == 0 {
 			return err
 		}
-		return insertEntry(ctx, tx, e)
+		return insertEntry(ctx, tx, &pgx.Batch{}, e)
 	})
 	if err != nil {
 		return nil, AsError(err)

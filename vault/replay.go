@@ -420,12 +420,12 @@ func (t *txn) insertErasure(ctx context.Context, e *lineErasure, state string) e
 	if e.Part == nil {
 		was.Retained = e.Retained
 	}
-	_, err = t.data.Exec(ctx, writeErasure, t.who.Tenant, ID(e.ID), e.Digest, e.Reason, state, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
+	t.last.Queue(writeErasure, t.who.Tenant, ID(e.ID), e.Digest, e.Reason, state, e.Requested, e.Erased, e.ShredEffective, counts, e.Certificate,
 		was.Scope, was.Retained, e.Direct)
-	if err != nil || len(e.Digests) == 0 {
-		return err
+	if len(e.Digests) > 0 {
+		t.last.Queue(insertErasureReferences, t.who.Tenant, e.Digests, ID(e.ID))
 	}
-	return t.insertErasureReferences(ctx, ID(e.ID), e.Digests)
+	return nil
 }
 
 // subjects are those whose records go: of a part, the one that they were given to.

@@ -48,7 +48,7 @@ func (l *LogReader) open(ctx context.Context) error {
 		return err
 	}
 	return l.db.within(ctx, deploymentTenant, func(tx pgx.Tx) error {
-		return insertEntry(ctx, tx, e)
+		return insertEntry(ctx, tx, &pgx.Batch{}, e)
 	})
 }
 

@@ -121,17 +121,17 @@ func newEntry(at time.Time, action policy.Action) (*entry, error) {
 	return &entry{ID: formatID(entryPrefix, id), At: at.Format("2006-01-02T15:04:05.000000Z"), Action: string(action), Outcome: outcomeOK, id: id, at: at}, err
 }
 
-// insertEntry writes an entry in the transaction of its work.
-func insertEntry(ctx context.Context, tx pgx.Tx, e *entry) error {
+// insertEntry writes an entry in the transaction of its work, behind what b holds.
+func insertEntry(ctx context.Context, tx pgx.Tx, b *pgx.Batch, e *entry) error {
 	body, err := e.body()
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `
+	b.Queue(`
 		insert into privault.audit_entries (tenant_id, entry_id, principal_id, at, action, outcome, body)
 		values ($1, $2, $3, $4, $5, $6, $7)`,
 		e.who.Tenant, e.id, e.who.Principal, e.at, e.Action, e.Outcome, body)
-	return err
+	return tx.SendBatch(ctx, b).Close()
 }
 
 // close notes how the operation ended.
