@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -16,7 +18,7 @@ import (
 
 const (
 	ndjson = "application/x-ndjson"
-	// A chunk is what goes to the vault at once: as many lines as have arrived, up to these bounds. They are all that
+	// A chunk is what goes to the vault at once: as many lines as have arrived, up to these bounds. A few of them are all that
 	// an import of any length holds in memory.
 	chunkLines = 500
 	chunkBytes = 1 << 20
@@ -46,29 +48,74 @@ func (s *Server) importRecords(c echo.Context) error {
 	_ = control.EnableFullDuplex() // HTTP/2 has it always
 	c.Response().Header().Set(echo.HeaderContentType, ndjson)
 	c.Response().WriteHeader(http.StatusOK)
-	in := bufio.NewReaderSize(c.Request().Body, 64<<10)
-	for index, end := 0, false; !end; {
+	chunks := make(chan *importing, runtime.GOMAXPROCS(0)) // in order; more than one at once, so that no core waits for the database
+	answers := answering{c: c, control: control, done: make(chan struct{})}
+	go answers.write(chunks)
+	index, err := 0, error(nil)
+	for in := bufio.NewReaderSize(c.Request().Body, 64<<10); err == nil && !answers.gone.Load(); {
+		var lines [][]byte
 		_ = control.SetReadDeadline(time.Now().Add(streamPause))
-		lines, err := readChunk(in)
-		end = err != nil
-		if len(lines) > 0 {
-			_ = control.SetWriteDeadline(time.Now().Add(streamPause))
-			a := answer{b: make([]byte, 0, 200*len(lines))}
-			s.importChunk(c, &a, lines, index)
-			if _, err := c.Response().Write(a.b); err != nil {
-				return nil //nolint:nilerr // the caller is gone; what was committed stays
-			}
-			if err := control.Flush(); err != nil {
-				return nil //nolint:nilerr // likewise
-			}
-			index += len(lines)
+		if lines, err = readChunk(in); len(lines) == 0 {
+			continue
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			_ = control.SetWriteDeadline(time.Now().Add(streamPause))
-			return s.abort(c, index, err)
-		}
+		chunk := &importing{first: index, done: make(chan struct{})}
+		go chunk.run(func() { s.importChunk(c, &chunk.answer, lines, chunk.first) })
+		chunks <- chunk
+		index += len(lines)
 	}
-	return nil
+	close(chunks)
+	<-answers.done
+	switch {
+	case answers.panicked != nil:
+		panic(answers.panicked)
+	case answers.gone.Load() || errors.Is(err, io.EOF):
+		return nil
+	}
+	_ = control.SetWriteDeadline(time.Now().Add(streamPause))
+	return s.abort(c, index, err)
+}
+
+// importing is a chunk on its way.
+type importing struct {
+	answer
+	first    int // index of its first line
+	done     chan struct{}
+	panicked any
+}
+
+func (i *importing) run(store func()) {
+	defer close(i.done)
+	defer func() { i.panicked = recover() }() // it is the request's, whose handler is another goroutine
+	store()
+}
+
+// answering writes the outcomes of chunks in their order, as they are ready, until there are no more or the caller is gone.
+type answering struct {
+	c        echo.Context
+	control  *http.ResponseController
+	done     chan struct{}
+	gone     atomic.Bool // no more is read
+	panicked any
+}
+
+func (w *answering) write(chunks <-chan *importing) {
+	defer close(w.done)
+	for chunk := range chunks {
+		<-chunk.done
+		if chunk.panicked != nil {
+			w.panicked = chunk.panicked
+			w.gone.Store(true)
+		}
+		if w.gone.Load() {
+			continue
+		}
+		_ = w.control.SetWriteDeadline(time.Now().Add(streamPause))
+		_, err := w.c.Response().Write(chunk.b)
+		if err == nil {
+			err = w.control.Flush()
+		}
+		w.gone.Store(err != nil)
+	}
 }
 
 // abort ends a stream that can't be read on, with a last line that says why.
