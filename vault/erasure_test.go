@@ -186,7 +186,7 @@ func TestAnErasureTakesNobodyElsesKeys(t *testing.T) {
 					erased <- err
 				}()
 				b.Until(func() bool {
-					return vaulttest.CountURL(t, b.KeysURL, `select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()
+					return len(erased) > 0 || vaulttest.CountURL(t, b.KeysURL, `select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()
 						and query like '%delete from keystore.data_keys%'`) > 0
 				})
 				if err := rewrap.Commit(t.Context()); err != nil {
