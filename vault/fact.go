@@ -40,9 +40,9 @@ const haveFacts = `coalesce((select g.facts from privault.governance g where g.t
 const selectFacts = `
 	select r.record_id, f.kind, f.purpose, f.text_version, f.allowed, f.jurisdiction
 	from unnest($2::uuid[]) y(record_id) cross join lateral (
-		select * from privault.records r where r.tenant_id = $1 and r.record_id = y.record_id offset 0) r
+		select r.record_id, r.subject_id from privault.records r where r.tenant_id = $1 and r.record_id = y.record_id offset 0) r
 	cross join lateral (
-		select * from privault.subject_facts f where f.tenant_id = $1 and f.subject_id = r.subject_id offset 0) f`
+		select f.kind, f.purpose, f.text_version, f.allowed, f.jurisdiction from privault.subject_facts f where f.tenant_id = $1 and f.subject_id = r.subject_id offset 0) f`
 
 // factsOf are the facts that one trip brings, by record.
 type factsOf struct {

@@ -197,19 +197,21 @@ func (v *Vault) fetchInto(ctx context.Context, tenant ID, data *pgx.Batch, ids [
 	return keyless, nil
 }
 
+const recordColumns = `r.record_id, r.collection_id, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed, r.digests,
+	r.revealed_at, r.generalised, r.subject_id`
+
 func queueRecords(b *pgx.Batch, tenant ID, now time.Time, ids []ID, found map[ID]*row, facts *factsOf) {
 	b.Queue(`
-		select r.record_id, r.collection_id, c.version, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed,
-			r.digests, r.revealed_at, r.generalised, r.subject_id, `+haveFacts+`
+		select `+recordColumns+`, c.version, `+haveFacts+`
 		from unnest($2::uuid[]) y(record_id) cross join lateral (
-			select * from privault.records r where r.tenant_id = $1 and r.record_id = y.record_id offset 0) r
-		join privault.collections c using (tenant_id, collection_id)
+			select `+recordColumns+` from privault.records r where r.tenant_id = $1 and r.record_id = y.record_id offset 0) r
+		join privault.collections c on c.tenant_id = $1 and c.collection_id = r.collection_id
 		where r.expires_at is null or r.expires_at > $3`,
 		tenant, ids, now).Query(func(result pgx.Rows) error {
 		for result.Next() {
 			r := &row{}
-			err := result.Scan(&r.id, &r.collection, &r.schema, &r.version, &r.epoch, &r.created, &r.updated, &r.expires, &r.sealed,
-				&r.digests, &r.revealed, &r.generalised, &r.subject, &facts.any)
+			err := result.Scan(&r.id, &r.collection, &r.version, &r.epoch, &r.created, &r.updated, &r.expires, &r.sealed,
+				&r.digests, &r.revealed, &r.generalised, &r.subject, &r.schema, &facts.any)
 			if err != nil {
 				return err
 			}
@@ -222,7 +224,7 @@ func queueRecords(b *pgx.Batch, tenant ID, now time.Time, ids []ID, found map[ID
 func queueKeys(b *pgx.Batch, tenant ID, ids []ID, found map[ID]*row) {
 	b.Queue(`
 		select k.record_id, k.version, k.wrapped from unnest($2::uuid[]) y(record_id) cross join lateral (
-			select * from keystore.data_keys k where k.tenant_id = $1 and k.record_id = y.record_id offset 0) k`,
+			select k.record_id, k.version, k.wrapped from keystore.data_keys k where k.tenant_id = $1 and k.record_id = y.record_id offset 0) k`,
 		tenant, ids).Query(func(result pgx.Rows) error {
 		var id ID
 		var version int32

@@ -23,7 +23,7 @@ func (f *found) queueAliases(b *pgx.Batch, tenant ID, now time.Time, a *ask) {
 		f.byValue = map[string][]*alias{}
 		b.Queue(`
 			select `+aliasColumns+` from unnest($2::bytea[]) y(digest) cross join lateral (
-				select * from privault.aliases a where a.tenant_id = $1 and a.value_digest = y.digest offset 0) a`,
+				select `+aliasColumns+` from privault.aliases a where a.tenant_id = $1 and a.value_digest = y.digest offset 0) a`,
 			tenant, a.values).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
 			if err := have.scan(rows); err != nil {
 				return err
@@ -43,7 +43,7 @@ func (f *found) queueAliases(b *pgx.Batch, tenant ID, now time.Time, a *ask) {
 				where i.tenant_id = $1 and i.digest = a.value_digest and (r.expires_at is null or r.expires_at > $3)
 				limit 1))
 			from unnest($2::bytea[]) y(digest) cross join lateral (
-				select * from privault.aliases a where a.tenant_id = $1 and a.text_digest = y.digest offset 0) a`, tenant, a.texts, now).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
+				select `+aliasColumns+` from privault.aliases a where a.tenant_id = $1 and a.text_digest = y.digest offset 0) a`, tenant, a.texts, now).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
 			if err := have.scan(rows, &have.holder); err != nil {
 				return err
 			}
@@ -72,7 +72,7 @@ func (f *found) queueMore(b *pgx.Batch, tenant ID, a *ask) {
 		f.used = map[string]int64{}
 		b.Queue(`
 			select s.digest, s.used from unnest($2::bytea[]) y(digest) cross join lateral (
-				select * from privault.alias_spaces s where s.tenant_id = $1 and s.digest = y.digest offset 0) s`, tenant, a.spaces).Query(func(rows pgx.Rows) error {
+				select s.digest, s.used from privault.alias_spaces s where s.tenant_id = $1 and s.digest = y.digest offset 0) s`, tenant, a.spaces).Query(func(rows pgx.Rows) error {
 			var digest []byte
 			var used int64
 			_, err := pgx.ForEachRow(rows, []any{&digest, &used}, func() error {
@@ -87,9 +87,9 @@ func (f *found) queueMore(b *pgx.Batch, tenant ID, a *ask) {
 		b.Queue(`
 			select `+aliasColumns+`, r.record_id
 			from unnest($2::uuid[]) y(record_id) cross join lateral (
-				select * from privault.records r where r.tenant_id = $1 and r.record_id = y.record_id offset 0) r
+				select r.record_id, r.digests from privault.records r where r.tenant_id = $1 and r.record_id = y.record_id offset 0) r
 			cross join lateral unnest(r.digests) d(digest) cross join lateral (
-				select * from privault.aliases a where a.tenant_id = $1 and a.value_digest = d.digest offset 0) a`, tenant, unique(a.shared)).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
+				select `+aliasColumns+` from privault.aliases a where a.tenant_id = $1 and a.value_digest = d.digest offset 0) a`, tenant, unique(a.shared)).Query(eachAlias(func(have *alias, rows pgx.Rows) error {
 			var id ID
 			if err := have.scan(rows, &id); err != nil {
 				return err

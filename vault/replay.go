@@ -331,7 +331,7 @@ func (e erasedBy) after(line *ledgerLine) bool {
 func (t *txn) applyLine(ctx context.Context, line *ledgerLine) error {
 	switch line.Kind {
 	case deferralLine:
-		return t.insertErasure(ctx, line.Erasure, ErasureDeferred)
+		return t.insertErasure(line.Erasure, ErasureDeferred)
 	case withdrawLine:
 		if _, err := t.data.Exec(ctx, withdrawErasure, t.who.Tenant, ID(line.Erasure.ID)); err != nil {
 			return err
@@ -411,7 +411,7 @@ func (t *txn) restoreSubject(ctx context.Context, subject *lineID, digest []byte
 	return id, err
 }
 
-func (t *txn) insertErasure(ctx context.Context, e *lineErasure, state string) error {
+func (t *txn) insertErasure(e *lineErasure, state string) error {
 	counts, err := json.Marshal(e.Counts)
 	if err != nil {
 		return err
@@ -518,7 +518,7 @@ func (v *Vault) replayErasure(ctx context.Context, t *txn, e *lineErasure, inDat
 	if _, err := t.data.Exec(ctx, `delete from privault.subjects where tenant_id = $1 and subject_id = any($2)`, t.who.Tenant, subjects); err != nil {
 		return err
 	}
-	if err := t.insertErasure(ctx, e, ErasureErased); err != nil {
+	if err := t.insertErasure(e, ErasureErased); err != nil {
 		return err
 	}
 	if len(e.Suppressed) > 0 {
