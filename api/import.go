@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -48,20 +49,24 @@ func (s *Server) importRecords(c echo.Context) error {
 	_ = control.EnableFullDuplex() // HTTP/2 has it always
 	c.Response().Header().Set(echo.HeaderContentType, ndjson)
 	c.Response().WriteHeader(http.StatusOK)
-	chunks := make(chan *importing, runtime.GOMAXPROCS(0)) // in order; more than one at once, so that no core waits for the database
+	chunks := make(chan *importing, chunksAtOnce()-1) // in order; more than one at once, so that no core waits for the database
 	answers := answering{c: c, control: control, done: make(chan struct{})}
 	go answers.write(chunks)
-	index, err := 0, error(nil)
-	for in := bufio.NewReaderSize(c.Request().Body, 64<<10); err == nil && !answers.gone.Load(); {
+	index, err, before := 0, error(nil), make(chan struct{})
+	close(before)
+	for in := bufio.NewReaderSize(c.Request().Body, 64<<10); err == nil; {
 		var lines [][]byte
 		_ = control.SetReadDeadline(time.Now().Add(streamPause))
+		if answers.gone.Load() { // asked behind the deadline, which whoever goes sets
+			break
+		}
 		if lines, err = readChunk(in); len(lines) == 0 {
 			continue
 		}
-		chunk := &importing{first: index, done: make(chan struct{})}
-		go chunk.run(func() { s.importChunk(c, &chunk.answer, lines, chunk.first) })
+		chunk := &importing{lines: lines, first: index, before: before, done: make(chan struct{})}
+		go chunk.run(func() { s.importChunk(c, chunk) })
 		chunks <- chunk
-		index += len(lines)
+		index, before = index+len(lines), chunk.done
 	}
 	close(chunks)
 	<-answers.done
@@ -75,18 +80,36 @@ func (s *Server) importRecords(c echo.Context) error {
 	return s.abort(c, index, err)
 }
 
+// chunksAtOnce is how many chunks of one import are being stored, or wait to be answered, while the next is read.
+func chunksAtOnce() int { return min(4, max(2, runtime.GOMAXPROCS(0))) }
+
 // importing is a chunk on its way.
 type importing struct {
 	answer
-	first    int // index of its first line
+	lines    [][]byte
+	first    int             // index of its first line
+	before   chan struct{} // closed when the chunk before it is stored
 	done     chan struct{}
-	panicked any
+	panicked *panicked
 }
 
 func (i *importing) run(store func()) {
 	defer close(i.done)
-	defer func() { i.panicked = recover() }() // it is the request's, whose handler is another goroutine
+	defer func() { i.panicked = caught(recover()) }()
 	store()
+}
+
+// panicked is what went wrong in a goroutine of a request, which its handler panics with, and where.
+type panicked struct {
+	value any
+	stack []byte
+}
+
+func caught(value any) *panicked {
+	if value == nil {
+		return nil
+	}
+	return &panicked{value, debug.Stack()}
 }
 
 // answering writes the outcomes of chunks in their order, as they are ready, until there are no more or the caller is gone.
@@ -95,27 +118,34 @@ type answering struct {
 	control  *http.ResponseController
 	done     chan struct{}
 	gone     atomic.Bool // no more is read
-	panicked any
+	panicked *panicked
 }
 
 func (w *answering) write(chunks <-chan *importing) {
 	defer close(w.done)
 	for chunk := range chunks {
 		<-chunk.done
-		if chunk.panicked != nil {
-			w.panicked = chunk.panicked
+		if !w.gone.Load() && !w.send(chunk) {
 			w.gone.Store(true)
+			_ = w.control.SetReadDeadline(time.Now())
 		}
-		if w.gone.Load() {
-			continue
-		}
-		_ = w.control.SetWriteDeadline(time.Now().Add(streamPause))
-		_, err := w.c.Response().Write(chunk.b)
-		if err == nil {
-			err = w.control.Flush()
-		}
-		w.gone.Store(err != nil)
 	}
+}
+
+func (w *answering) send(chunk *importing) (sent bool) {
+	defer func() {
+		if p := caught(recover()); p != nil {
+			w.panicked = p
+		}
+	}()
+	if w.panicked = chunk.panicked; w.panicked != nil {
+		return false
+	}
+	_ = w.control.SetWriteDeadline(time.Now().Add(streamPause))
+	if _, err := w.c.Response().Write(chunk.b); err != nil {
+		return false
+	}
+	return w.control.Flush() == nil
 }
 
 // abort ends a stream that can't be read on, with a last line that says why.
@@ -168,7 +198,9 @@ func readLine(in *bufio.Reader) ([]byte, error) {
 }
 
 // importChunk stores one chunk and writes a line for each of its lines.
-func (s *Server) importChunk(c echo.Context, a *answer, lines [][]byte, first int) {
+func (s *Server) importChunk(c echo.Context, chunk *importing) {
+	a, lines, first := &chunk.answer, chunk.lines, chunk.first
+	a.b = make([]byte, 0, 200*len(lines))
 	batch := vault.Batch{Collection: c.Param("collection")}
 	faults := make([]error, len(lines))
 	for i, line := range lines {
@@ -180,7 +212,15 @@ func (s *Server) importChunk(c echo.Context, a *answer, lines [][]byte, first in
 	var done []vault.Tokenized
 	var failed error
 	if len(batch.Items) > 0 {
-		done, failed = s.vault.Tokenize(c.Request().Context(), caller(c), batch)
+		// Chunks that make tokens for the same values keep each other from being stored. One that has lost too often waits until it
+		// is the first: then none comes any more but those behind it, each once.
+		for range 1 + chunksAtOnce() {
+			done, failed = s.vault.Tokenize(c.Request().Context(), caller(c), batch)
+			if e := vault.AsError(failed); failed == nil || e.Kind != vault.Conflict || e.RetryAfter == 0 {
+				break
+			}
+			<-chunk.before
+		}
 	} else {
 		failed = s.vault.Refuse(c.Request().Context(), caller(c), method(c)+" "+route(c), false, httpError(faults[0]))
 	}

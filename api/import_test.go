@@ -123,6 +123,26 @@ func TestALongImportKeepsItsOrder(t *testing.T) {
 	}
 }
 
+// Chunks of one import make tokens for the same new values, and none of their lines fails for it.
+func TestAnImportIsNotInItsOwnWay(t *testing.T) {
+	t.Parallel()
+	c := serve(t).tenant()
+	c.send(t, "PUT", "/v1/collections/people", `{"fields":{"name":{"type":"name","token":{"strategy":"deterministic"}}}}`).want(t, 201)
+	const n, names = 10_000, 700
+	var body strings.Builder
+	for i := range n {
+		fmt.Fprintf(&body, "{\"fields\":{\"name\":\"Jane %d\"}}\n", i*i%names)
+	}
+	tokens := map[int]string{}
+	for i, line := range c.send(t, "POST", importPath, body.String(), asLines).want(t, 200).lines(t) {
+		token := line.Tokens["name"]
+		if line.Status != 201 || token == "" || tokens[i*i%names] != "" && tokens[i*i%names] != token {
+			t.Fatalf("line %d: %d %v, and its value has the token %q", i, line.Status, line.Error, tokens[i*i%names])
+		}
+		tokens[i*i%names] = token
+	}
+}
+
 func TestALineThatIsTooLongEndsTheImport(t *testing.T) {
 	t.Parallel()
 	c := serve(t).tenant()

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
-	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -101,7 +100,11 @@ func (s *Server) recover(next echo.HandlerFunc) echo.HandlerFunc {
 				if r == http.ErrAbortHandler { //nolint:errorlint // a panic's value, compared as net/http does
 					panic(r)
 				}
-				s.log.ErrorContext(c.Request().Context(), "panic", "request_id", requestID(c), "type", fmt.Sprintf("%T", r), "stack", string(debug.Stack()))
+				p, elsewhere := r.(*panicked)
+				if !elsewhere {
+					p = caught(r)
+				}
+				s.log.ErrorContext(c.Request().Context(), "panic", "request_id", requestID(c), "type", fmt.Sprintf("%T", p.value), "stack", string(p.stack))
 				err = &vault.Error{Kind: vault.Internal}
 			}
 		}()

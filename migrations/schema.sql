@@ -934,7 +934,6 @@ CREATE TABLE privault.subject_facts (
     since timestamp with time zone NOT NULL,
     jurisdiction text DEFAULT ''::text NOT NULL,
     CONSTRAINT subject_facts_check CHECK (((kind = ANY (ARRAY['restriction'::text, 'jurisdiction'::text])) = (purpose = ''::text))),
-    CONSTRAINT subject_facts_jurisdiction_check CHECK (((kind = 'jurisdiction'::text) = (jurisdiction <> ''::text))),
     CONSTRAINT subject_facts_kind_check CHECK ((kind = ANY (ARRAY['consent'::text, 'objection'::text, 'restriction'::text, 'jurisdiction'::text])))
 );
 

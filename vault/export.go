@@ -247,7 +247,9 @@ func (v *Vault) scanIDs(ctx context.Context, tenant ID, s *scan) (ids []ID, more
 	if s.subject != nil {
 		args, whose = append(args, s.subject), "and r.subject_id = $7"
 	}
-	size := 0
+	// The trip may outlast the caller, who then leaves with nothing of what it finds.
+	var found []ID
+	size, at, last := 0, s.at, false
 	_, err = v.look(ctx, tenant, ask{query: func(b *pgx.Batch) {
 		// Postgres stops at a page's records, or at the last that may be looked at, which is there whosever it is.
 		b.Queue(`
@@ -258,19 +260,23 @@ func (v *Vault) scanIDs(ctx context.Context, tenant ID, s *scan) (ids []ID, more
 				order by r.record_id limit $5) r
 			where r.ours or r.n = $5 limit $6`, args...).Query(func(rows pgx.Rows) error {
 			defer rows.Close()
-			for rows.Next() && !more {
-				var ours, last bool
+			for rows.Next() && !last {
+				var ours bool
 				var sealed int
-				if err := rows.Scan(&s.at, &ours, &last, &sealed); err != nil {
+				if err := rows.Scan(&at, &ours, &last, &sealed); err != nil {
 					return err
 				}
 				if ours {
-					ids, size = append(ids, s.at), size+sealed
+					found, size = append(found, at), size+sealed
 				}
-				more = last || len(ids) == exportPage || size >= exportBytes
+				last = last || len(found) == exportPage || size >= exportBytes
 			}
 			return rows.Err()
 		})
 	}})
-	return ids, more, err
+	if err != nil {
+		return nil, false, err
+	}
+	s.at = at
+	return found, last, nil
 }

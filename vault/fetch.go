@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"time"
@@ -101,6 +102,11 @@ func (v *Vault) fetchTogether(ctx context.Context, tenant ID, rs []rider[*fetch]
 			together.spaces = append(slices.Clip(together.spaces), a.spaces...)
 		}
 	}
+	if len(rs) > 1 {
+		for _, digests := range []*[][]byte{&together.values, &together.texts, &together.soles, &together.spaces} {
+			*digests = distinct(*digests)
+		}
+	}
 	found, err := v.lookAll(ctx, tenant, together, queries)
 	for _, r := range rs {
 		r.cargo.found = found
@@ -138,6 +144,13 @@ func (v *Vault) lookAll(ctx context.Context, tenant ID, a ask, queries []func(*p
 	}
 	f.share()
 	return f, nil
+}
+
+// distinct are the digests, each once, sorted.
+func distinct(digests [][]byte) [][]byte {
+	digests = slices.Clone(digests) // they may be one rider's own
+	slices.SortFunc(digests, bytes.Compare)
+	return slices.CompactFunc(digests, bytes.Equal)
 }
 
 // unique are the ids, each once.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -64,7 +65,7 @@ type Config struct {
 	RotateAfter time.Duration // how old a root key or a `wrap` key gets before it is rotated; 0: until somebody does
 	// RotateAfterUses is how much a `wrap` key wraps before it is rotated; 0: however much.
 	RotateAfterUses int64
-	MaxConns        int32 // of each pool; 0: 16
+	MaxConns        int32 // of each pool; 0: four for each core, and at least 16
 
 	AuditKeys *audit.Keys // of the audit log; nil: this vault doesn't sequence it
 	AuditCopy string      // file that keeps the log's newest checkpoint outside the database; empty: none
@@ -213,7 +214,7 @@ func connect(ctx context.Context, url string, maxConns int32, inspect func(conte
 		// pgx's own text may quote the URL, password included.
 		return database{}, errors.New("the URL is not a Postgres connection URL")
 	}
-	config.MaxConns = 16
+	config.MaxConns = int32(max(16, 4*runtime.GOMAXPROCS(0)))
 	if maxConns > 0 {
 		config.MaxConns = maxConns
 	}
@@ -229,9 +230,9 @@ func connect(ctx context.Context, url string, maxConns int32, inspect func(conte
 		// The statements are few and find their rows by primary key, whatever their arrays hold: planning them anew each
 		// time costs more than running them.
 		"plan_cache_mode": "force_generic_plan",
+		"jit":             "off", // likewise
 		// A plan that was made while a table had a page or two must not read it whole once it has thousands.
 		"enable_seqscan": "off",
-		"jit":            "off", // likewise
 	} {
 		config.ConnConfig.RuntimeParams[name] = value
 	}

@@ -2,11 +2,9 @@ package vault
 
 import (
 	"context"
-	"errors"
 	"regexp"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"golang.org/x/text/language"
 
 	"github.com/privault/privault/vault/deadline"
@@ -45,12 +43,11 @@ func (v *Vault) ClearJurisdiction(ctx context.Context, who Caller, subject strin
 }
 
 // jurisdictionOf is a person's; empty: nobody has said.
-func (t *txn) jurisdictionOf(ctx context.Context, subject ID) (string, error) {
-	said, err := t.said(ctx, subject, jurisdictionFact, "")
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", nil
-	}
-	return said.Jurisdiction, err
+func (t *txn) jurisdictionOf(ctx context.Context, subject ID) (code string, err error) {
+	err = t.data.QueryRow(ctx, `
+		select coalesce(max(jurisdiction), '') from privault.subject_facts
+		where tenant_id = $1 and subject_id = $2 and kind = $3 and purpose = ''`, t.who.Tenant, subject, jurisdictionFact).Scan(&code)
+	return code, err
 }
 
 // impliedRegime is what a request is under that names no regime.

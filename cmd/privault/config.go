@@ -46,7 +46,7 @@ type Config struct {
 type Database struct {
 	DatabaseURL string `env:"PRIVAULT_DATABASE_URL" placeholder:"URL" help:"Postgres URL of the data database."`
 	KeystoreURL string `env:"PRIVAULT_KEYSTORE_URL" placeholder:"URL" help:"Postgres URL of the keystore; by default it is in the data database."`
-	MaxConns    int32  `env:"PRIVAULT_MAX_CONNS" default:"16" help:"Connections to each database, at most."`
+	MaxConns    int32  `env:"PRIVAULT_MAX_CONNS" default:"0" help:"Connections to each database, at most; 0: four for each core, and at least 16."`
 
 	KeystoreBackups time.Duration `env:"PRIVAULT_KEYSTORE_BACKUPS" default:"840h" help:"How long the keystore's backups are kept: so long after an erasure a backup could still open what was erased, which the certificate says."`
 }
@@ -164,8 +164,8 @@ func (d Database) check(bad func(string, ...any), allowUnsafe bool) {
 	if d.DatabaseURL == "" {
 		bad("--database-url (PRIVAULT_DATABASE_URL) is missing")
 	}
-	if d.MaxConns < 2 || d.MaxConns > 1000 {
-		bad("--max-conns is 2 to 1000")
+	if d.MaxConns != 0 && (d.MaxConns < 2 || d.MaxConns > 1000) {
+		bad("--max-conns is 2 to 1000, or 0")
 	}
 	for name, text := range map[string]string{"--database-url": d.DatabaseURL, "--keystore-url": d.KeystoreURL} {
 		u, err := url.Parse(text)
