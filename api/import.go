@@ -87,7 +87,7 @@ func chunksAtOnce() int { return min(4, max(2, runtime.GOMAXPROCS(0))) }
 type importing struct {
 	answer
 	lines    [][]byte
-	first    int             // index of its first line
+	first    int           // index of its first line
 	before   chan struct{} // closed when the chunk before it is stored
 	done     chan struct{}
 	panicked *panicked
