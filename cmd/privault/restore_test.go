@@ -79,8 +79,9 @@ func newPeople(t *testing.T, apart bool) *population {
 	for _, person := range p.erased {
 		c.want(t, http.StatusOK, http.MethodPost, "/v1/subjects/"+person+"/erasure", map[string]string{"reason": "gdpr-17"}, nil)
 	}
-	eventually(t, "the audit log has entries from after the backup", func() bool {
-		return vaulttest.CountURL(t, p.installation.data, `select count(*) from privault.audit_entries e join privault.audit_leaves using (tenant_id, entry_id) where action = 'erase'`) == len(p.erased)
+	eventually(t, "the audit log has entries from after the backup, and its checkpoint is kept", func() bool {
+		_, err := os.Stat(p.checkpoint())
+		return err == nil && vaulttest.CountURL(t, p.installation.data, `select count(*) from privault.audit_entries e join privault.audit_leaves using (tenant_id, entry_id) where action = 'erase'`) == len(p.erased)
 	})
 	s.stop(t, syscall.SIGTERM)
 	return p
@@ -88,6 +89,9 @@ func newPeople(t *testing.T, apart bool) *population {
 
 // ledger is the file that the servers write.
 func (p *population) ledger() string { return auditKey(p.kms) + ".ledger" }
+
+// checkpoint is the file that the newest checkpoint of the audit log is kept in.
+func (p *population) checkpoint() string { return auditKey(p.kms) + ".checkpoint" }
 
 // everyRead tries what could give a value, or a sign of one.
 func everyRead(t *testing.T, c caller, token string) {
@@ -123,8 +127,7 @@ func TestARestoredBackupBringsNobodyBack(t *testing.T) {
 				restored(t, p.installation.keys, p.keys)
 			}
 			// The audit log was set back too: docs/operate.md says to keep its checkpoint as evidence.
-			checkpoint := auditKey(p.kms) + ".checkpoint"
-			if err := os.Rename(checkpoint, checkpoint+".before-restore"); err != nil {
+			if err := os.Rename(p.checkpoint(), p.checkpoint()+".before-restore"); err != nil {
 				t.Fatal(err)
 			}
 			servers := []*server{startServe(t, p.settings...), startServe(t, p.settings...)}
