@@ -117,23 +117,30 @@ func many(t *testing.T, b *vaulttest.Bench, who vault.Caller, subject string, n 
 			t.Fatal(err)
 		}
 		for left := n / 4; left > 0; left -= 1000 {
-			batch := vault.Batch{Collection: collection}
-			for range min(left, 1000) {
-				item := vaulttest.Item(map[string]string{"name": "Jane"})
-				item.Subject = subject
-				batch.Items = append(batch.Items, item)
-			}
-			done, err := b.Tokenize(t.Context(), who, batch)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, d := range done {
-				if d.Err != nil {
-					t.Fatal(d.Err)
-				}
-				tokens = append(tokens, d.Tokens["name"])
-			}
+			tokens = append(tokens, janes(t, b, who, collection, subject, min(left, 1000))...)
 		}
+	}
+	return tokens
+}
+
+// janes stores n records of a person in one batch and gives the tokens of their names.
+func janes(t *testing.T, b *vaulttest.Bench, who vault.Caller, collection, subject string, n int) (tokens []string) {
+	t.Helper()
+	batch := vault.Batch{Collection: collection}
+	for range n {
+		item := vaulttest.Item(map[string]string{"name": "Jane"})
+		item.Subject = subject
+		batch.Items = append(batch.Items, item)
+	}
+	done, err := b.Tokenize(t.Context(), who, batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range done {
+		if d.Err != nil {
+			t.Fatal(d.Err)
+		}
+		tokens = append(tokens, d.Tokens["name"])
 	}
 	return tokens
 }

@@ -144,22 +144,7 @@ func TestAnErasureTakesNobodyElsesKeys(t *testing.T) {
 				subject string
 				records int
 			}{{"other", 60}, {"alone", 120}, {"other", 1}, {"mixed", 100}, {"other", 1}, {"mixed", 100}, {"few", 3}, {"other", 60}} {
-				batch := vault.Batch{Collection: "people"}
-				for range next.records {
-					item := vaulttest.Item(map[string]string{"name": "Jane"})
-					item.Subject = next.subject
-					batch.Items = append(batch.Items, item)
-				}
-				done, err := b.Tokenize(t.Context(), who, batch)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, d := range done {
-					if d.Err != nil {
-						t.Fatal(d.Err)
-					}
-					tokens[next.subject] = append(tokens[next.subject], d.Tokens["name"])
-				}
+				tokens[next.subject] = append(tokens[next.subject], janes(t, b, who, "people", next.subject, next.records)...)
 			}
 			keys, err := pgx.Connect(t.Context(), b.KeysURL)
 			if err != nil {

@@ -58,7 +58,7 @@ func measureScale(ctx context.Context, b *bencher) ([]benchRow, error) {
 	read := benchRow{Work: "detokenize one of all beside one of the first tenth", Clients: b.usual(), Records: all, Unit: "calls/s", Reference: reads[0].value}
 	read.take(reads[len(reads)-1])
 	stored := benchRow{Work: "a record of two values at rest beside its plaintext", Records: all, Unit: "bytes", Reference: float64(len(name) + len(email)),
-		Measured: float64(end.all-start.all) / float64(all), Note: end.since(start, all)}
+		Measured: float64(end.all()-start.all()) / float64(all), Note: end.since(start, all)}
 	return []benchRow{inserted, read, stored}, nil
 }
 
@@ -116,15 +116,19 @@ func (b *bencher) pages(ctx context.Context) (p [2]int64, err error) {
 	err = b.bare(ctx, func(owner *pgx.Conn) error {
 		return owner.QueryRow(ctx, `
 			select sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint, sum(heap_blks_read + idx_blks_read)::bigint
-			from pg_statio_user_tables where schemaname || '.' || relname in ('privault.records', 'keystore.data_keys')`).Scan(&p[0], &p[1])
+			from pg_statio_user_tables where schemaname || '.' || relname = any($1)`, scaleTables).Scan(&p[0], &p[1])
 	})
 	return p, err
 }
 
-// occupied says how many bytes are at rest, in which tables.
-type occupied struct {
-	all    int64
-	tables [][2]int64 // of scaleTables: the table's own, and its indexes'
+// occupied is how many bytes are at rest in each of scaleTables: the table's own, and its indexes'.
+type occupied [][2]int64
+
+func (o occupied) all() (bytes int64) {
+	for _, t := range o {
+		bytes += t[0] + t[1]
+	}
+	return bytes
 }
 
 // scaleTables are those that grow with records.
@@ -137,8 +141,7 @@ func (b *bencher) occupied(ctx context.Context) (o occupied, err error) {
 			if err := owner.QueryRow(ctx, `select pg_table_size($1::regclass), pg_indexes_size($1::regclass)`, name).Scan(&t[0], &t[1]); err != nil {
 				return err
 			}
-			o.all += t[0] + t[1]
-			o.tables = append(o.tables, t)
+			o = append(o, t)
 		}
 		return nil
 	})
@@ -152,7 +155,7 @@ func (o occupied) since(start occupied, records int) string {
 		if i > 0 {
 			text.WriteString("; ")
 		}
-		of := func(part int) float64 { return float64(o.tables[i][part]-start.tables[i][part]) / float64(records) }
+		of := func(part int) float64 { return float64(o[i][part]-start[i][part]) / float64(records) }
 		fmt.Fprintf(&text, "%s %.0f, its indexes %.0f", name, of(0), of(1))
 	}
 	return text.String()
