@@ -330,18 +330,16 @@ func TestWebhooksHearOfRequests(t *testing.T) {
 		r, err := h.GetRequest(t.Context(), h.who, deferred.ID)
 		return err == nil && r.State == vault.RequestCompleted
 	})
-	h.Until(func() bool { // before a month goes by, after which a message is given up
-		h.deliver(t)
-		return len(desk.Messages()) == 2
-	})
+	// The rest by hand: who sends while the clock jumps loses its lease, and the message is sent again.
+	if err := h.StopJobs(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.deliver(t)
 	h.Advance(open.Due.Add(-day).Sub(h.Now()))
 	h.note(t)
+	h.deliver(t)
 	h.Advance(2 * day)
-	h.Until(func() bool { // the vault at work notes and sends too, and may be about to
-		h.note(t)
-		h.deliver(t)
-		return len(desk.Messages()) >= 4
-	})
+	h.note(t)
 	got := map[string]int{}
 	for _, kind := range told() {
 		got[kind]++
