@@ -170,16 +170,10 @@ func (t *txn) weighDue(ctx context.Context, s *Sweep, c *Collection, at *sweepAt
 	var due *time.Time
 	var record *ID
 	err = t.data.QueryRow(ctx, `
-		with next as (
+		select count(*), count(*) filter (where held), (array_agg(due))[count(*)::int], (array_agg(record_id))[count(*)::int] from (
 			select coalesce(r.due_at, r.expires_at) as due, r.record_id, `+isHeld+` as held
-			from privault.records r where r.tenant_id = $1 and r.collection_id = $2 and `+isDueBehind+inOrderOfDue+`limit $7)
-		select count(*), count(*) filter (where held), l.due, l.record_id
-		from next left join (select due, record_id from next order by due desc, record_id desc limit 1) l on true
-		group by l.due, l.record_id`,
+			from privault.records r where r.tenant_id = $1 and r.collection_id = $2 and `+isDueBehind+inOrderOfDue+`limit $7) n`,
 		t.who.Tenant, c.id, t.now, s.AsOf, at.Due, at.Record, weighRows).Scan(&n, &held, &due, &record)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, 0, nil
-	}
 	if err == nil && record != nil {
 		at.Due, at.Record = *due, *record
 	}
@@ -190,9 +184,8 @@ func (t *txn) weighDue(ctx context.Context, s *Sweep, c *Collection, at *sweepAt
 func (t *txn) weighRecords(ctx context.Context, c *Collection, after ID) (n int64, last ID, err error) {
 	var end *ID
 	err = t.data.QueryRow(ctx, `
-		with next as (
-			select r.record_id, r.collection_id from privault.records r where r.tenant_id = $1 and r.record_id > $2 order by r.record_id limit $3)
-		select (select count(*) from next where collection_id = $4), (select record_id from next offset $3 - 1 limit 1)`,
+		select count(*) filter (where collection_id = $4), (array_agg(record_id))[$3] from (
+			select r.record_id, r.collection_id from privault.records r where r.tenant_id = $1 and r.record_id > $2 order by r.record_id limit $3) n`,
 		t.who.Tenant, after, weighRows, c.id).Scan(&n, &end)
 	if end == nil {
 		return n, lastID, err
