@@ -1,9 +1,11 @@
 package vault_test
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -87,6 +89,26 @@ func TestDirectBatchesRunBesideEachOther(t *testing.T) {
 				t.Error("a record that isn't direct asked the KMS")
 			}
 		})
+	}
+}
+
+// Calls that arrive together are read together, and each asks the KMS for its own record alone.
+func TestDirectCallsAskForTheirOwnKeys(t *testing.T) {
+	t.Parallel()
+	b, who := newDirect(t)
+	tokens := people(b, who, 64)
+	unwraps := b.KMS.Unwraps()
+	var wait sync.WaitGroup
+	for i, token := range tokens {
+		wait.Go(func() {
+			if got, want := b.Reveal(who, token), fmt.Sprintf(`"person %d"`, i); got != want {
+				t.Errorf("a token answers %s, want %s", got, want)
+			}
+		})
+	}
+	wait.Wait()
+	if got := b.KMS.Unwraps() - unwraps; got != len(tokens) {
+		t.Errorf("reading %d records took %d unwraps", len(tokens), got)
 	}
 }
 

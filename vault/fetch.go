@@ -3,6 +3,7 @@ package vault
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -20,7 +21,8 @@ type ask struct {
 	query  func(*pgx.Batch)
 }
 
-// found is what a trip brings: shared by its riders, and not to be changed.
+// found is what a trip brings: shared by its riders, and not to be changed. Only the map of rows is each rider's own, with those that it
+// asked for: it may go on to ask a KMS for all their keys.
 type found struct {
 	rows    map[ID]*row
 	byValue map[string][]*alias // by value digest
@@ -86,21 +88,23 @@ func (v *Vault) look(ctx context.Context, tenant ID, a ask) (*found, error) {
 
 func (v *Vault) fetchTogether(ctx context.Context, tenant ID, rs []rider[*fetch]) {
 	v.metrics.fetchSize.Observe(float64(len(rs)))
-	together := rs[0].cargo.ask
+	var together ask
 	var queries []func(*pgx.Batch)
-	for i, r := range rs {
+	for _, r := range rs {
 		a := r.cargo.ask
 		if a.query != nil {
 			queries = append(queries, a.query)
 		}
-		if i > 0 {
-			together.ids = append(slices.Clip(together.ids), a.ids...)
-			together.shared = append(slices.Clip(together.shared), a.shared...)
-			together.values = append(slices.Clip(together.values), a.values...)
-			together.texts = append(slices.Clip(together.texts), a.texts...)
-			together.soles = append(slices.Clip(together.soles), a.soles...)
-			together.spaces = append(slices.Clip(together.spaces), a.spaces...)
+		if len(rs) == 1 {
+			together = a
+			break
 		}
+		together.ids = append(together.ids, a.ids...)
+		together.shared = append(together.shared, a.shared...)
+		together.values = append(together.values, a.values...)
+		together.texts = append(together.texts, a.texts...)
+		together.soles = append(together.soles, a.soles...)
+		together.spaces = append(together.spaces, a.spaces...)
 	}
 	if len(rs) > 1 {
 		for _, digests := range []*[][]byte{&together.values, &together.texts, &together.soles, &together.spaces} {
@@ -109,15 +113,29 @@ func (v *Vault) fetchTogether(ctx context.Context, tenant ID, rs []rider[*fetch]
 	}
 	found, err := v.lookAll(ctx, tenant, together, queries)
 	for _, r := range rs {
-		r.cargo.found = found
+		if r.cargo.found = found; err == nil && len(rs) > 1 {
+			r.cargo.found = found.of(r.cargo.ids)
+		}
 		r.settle(err)
 	}
+}
+
+// of is what one rider has of it.
+func (f *found) of(ids []ID) *found {
+	own := *f
+	own.rows = make(map[ID]*row, len(ids))
+	for _, id := range ids {
+		if r := f.rows[id]; r != nil {
+			own.rows[id] = r
+		}
+	}
+	return &own
 }
 
 // lookAll is one trip. A record may get its next DEK between two statements, so one whose key isn't there is read
 // again until the two belong together. It is gone if the same version has no key twice: a version's key outlives its row.
 func (v *Vault) lookAll(ctx context.Context, tenant ID, a ask, queries []func(*pgx.Batch)) (*found, error) {
-	f := &found{rows: make(map[ID]*row, len(a.ids))}
+	f := &found{}
 	data := &pgx.Batch{}
 	now := v.now()
 	for _, queue := range queries {
@@ -130,9 +148,14 @@ func (v *Vault) lookAll(ctx context.Context, tenant ID, a ask, queries []func(*p
 	ids := unique(a.ids)
 	without := map[ID]int32{} // the version that was seen without its key
 	for first := true; len(ids) > 0 || first && len(data.QueuedQueries) > 0; first = false {
-		keyless, err := v.fetchInto(ctx, tenant, data, ids, f.rows)
+		rows, keyless, err := v.fetchOnce(ctx, tenant, data, ids)
 		if err != nil {
 			return nil, err
+		}
+		if f.rows == nil {
+			f.rows = rows
+		} else {
+			maps.Copy(f.rows, rows)
 		}
 		ids, data = nil, &pgx.Batch{}
 		for _, r := range keyless {
@@ -148,7 +171,6 @@ func (v *Vault) lookAll(ctx context.Context, tenant ID, a ask, queries []func(*p
 
 // distinct are the digests, each once, sorted.
 func distinct(digests [][]byte) [][]byte {
-	digests = slices.Clone(digests) // they may be one rider's own
 	slices.SortFunc(digests, bytes.Compare)
 	return slices.CompactFunc(digests, bytes.Equal)
 }
@@ -169,12 +191,12 @@ func unique(ids []ID) []ID {
 	return once
 }
 
-// fetchInto reads records once, with what else is queued, and gives the rows that it found no key for.
-func (v *Vault) fetchInto(ctx context.Context, tenant ID, data *pgx.Batch, ids []ID, rows map[ID]*row) (keyless []*row, err error) {
+// fetchOnce reads records once, with what else is queued, and gives apart the rows that it found no key for.
+func (v *Vault) fetchOnce(ctx context.Context, tenant ID, data *pgx.Batch, ids []ID) (found map[ID]*row, keyless []*row, err error) {
 	if len(ids) == 0 {
-		return nil, v.store.data.pipeline(ctx, tenant, data)
+		return nil, nil, v.store.data.pipeline(ctx, tenant, data)
 	}
-	found := make(map[ID]*row, len(ids))
+	found = make(map[ID]*row, len(ids))
 	facts, keys := factsOf{}, &pgx.Batch{}
 	if !v.store.apart {
 		keys = data
@@ -186,28 +208,27 @@ func (v *Vault) fetchInto(ctx context.Context, tenant ID, data *pgx.Batch, ids [
 		data.Queue(selectFacts, tenant, ids).Query(facts.read)
 	}
 	if err := v.store.data.pipeline(ctx, tenant, data); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if facts.any && !asked {
 		v.withFacts.Store(tenant, true)
 		if err := v.fetchFacts(ctx, tenant, found, &facts); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	facts.spread(found)
 	if v.store.apart {
 		if err := v.store.keys.pipeline(ctx, tenant, keys); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	for id, r := range found {
 		if r.wrapped == nil {
 			keyless = append(keyless, r)
-			continue
+			delete(found, id)
 		}
-		rows[id] = r
 	}
-	return keyless, nil
+	return found, keyless, nil
 }
 
 const recordColumns = `r.record_id, r.collection_id, r.version, r.epoch, r.created_at, r.updated_at, r.expires_at, r.sealed, r.digests,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"maps"
 )
 
 // From tokens to what they stand for.
@@ -32,7 +33,7 @@ func (v *Vault) resolve(ctx context.Context, keys *tenantKeys, refs []TokenRef) 
 	if err != nil {
 		return nil, nil, err
 	}
-	rows := map[ID]*row{}
+	var rows map[ID]*row
 	for attempt := 0; attempt < maxAttempts && (len(texts) > 0 || attempt == 0 && len(ids) > 0); attempt++ {
 		var generation int32
 		if ids, generation, err = v.follow(ctx, keys.tenant, texts, leads, ids); err != nil {
@@ -54,8 +55,10 @@ func (v *Vault) resolve(ctx context.Context, keys *tenantKeys, refs []TokenRef) 
 			if err != nil {
 				return nil, nil, err
 			}
-			for id, r := range more {
-				rows[id] = r
+			if rows == nil {
+				rows = more
+			} else {
+				maps.Copy(rows, more)
 			}
 		}
 		ids = nil
