@@ -319,6 +319,7 @@ type txn struct {
 	shredLater []recordVersion
 	lines      []*ledgerLine // for the ledger
 	last       pgx.Batch     // what is written with the entry, in one round trip: nothing else of the operation reads it
+	repeatable bool          // what it does changes nothing outside the transaction: the victim of a deadlock is run again
 }
 
 type recordVersion struct {
@@ -333,14 +334,20 @@ type recordVersion struct {
 // leaves at most a DEK that nothing is sealed under, or, of a delete, a record that is shredded already and answers like
 // an unknown one. Neither loses what was acknowledged; such DEKs are swept (orphan.go).
 //
-// An operation whose keys turn out to be older than those in force is run again with newer ones.
+// An operation whose keys turn out to be older than those in force is run again with newer ones, and one that is repeatable if it
+// was the victim of a deadlock.
 func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do func(*txn) error) error {
 	t, err := v.try(ctx, who, action, do)
-	var late *behind
-	for attempt := 0; errors.As(err, &late) && attempt < maxAttempts; attempt++ {
-		if _, err = v.keyring.atLeast(late.have, late.generation); err == nil {
-			t, err = v.try(ctx, who, action, do)
+	for attempt := 0; attempt < maxAttempts; attempt++ {
+		var late *behind
+		if errors.As(err, &late) {
+			if _, err = v.keyring.atLeast(late.have, late.generation); err != nil {
+				break
+			}
+		} else if t == nil || !t.repeatable || !deadlocked(err) {
+			break
 		}
+		t, err = v.try(ctx, who, action, do)
 	}
 	switch {
 	case err == nil:

@@ -60,6 +60,7 @@ func (v *Vault) LinkSubjects(ctx context.Context, who Caller, reference, other, 
 		return nil, false, v.refuseUnopened(ctx, who, policy.LinkSubjects, err)
 	}
 	err = v.within(ctx, who, policy.LinkSubjects, func(t *txn) error {
+		t.repeatable = true
 		keys, err := t.holdKeys(ctx, keys)
 		if err != nil {
 			return err
