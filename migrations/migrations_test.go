@@ -97,6 +97,25 @@ func TestEveryTableWithATenantForcesRowLevelSecurity(t *testing.T) {
 	}
 }
 
+func TestEveryMonthStoresEntriesUncompressed(t *testing.T) {
+	t.Parallel()
+	database := vaulttest.EmptyDatabase(t)
+	if err := migrations.Up(t.Context(), database, database); err != nil {
+		t.Fatal(err)
+	}
+	if n := vaulttest.CountURL(t, database, `select privault.make_audit_partitions(now() + interval '10 months')`); n < 2 {
+		t.Fatalf("%d partitions were made for ten months", n)
+	}
+	const bodies = `select count(*) from pg_inherits i join pg_attribute a on a.attrelid = i.inhrelid and a.attname = 'body'
+		where i.inhparent = 'privault.audit_entries'::regclass and a.attstorage`
+	if n := vaulttest.CountURL(t, database, bodies+` = 'e'`); n < 11 {
+		t.Errorf("%d partitions store entries as they are", n)
+	}
+	if n := vaulttest.CountURL(t, database, bodies+` <> 'e'`); n != 0 {
+		t.Errorf("%d partitions compress them", n)
+	}
+}
+
 func TestRolesCanBeRunAgain(t *testing.T) {
 	t.Parallel()
 	ctx, database := t.Context(), vaulttest.EmptyDatabase(t)

@@ -116,7 +116,7 @@ begin
       part := parent || to_char(month, '_YYYY_MM');
 
       if to_regclass(format('privault.%I', part)) is null then
-        execute format('create table privault.%I (like privault.%I including defaults including constraints including indexes)', part, parent);
+        execute format('create table privault.%I (like privault.%I including defaults including constraints including indexes including storage)', part, parent);
 
         execute format('alter table privault.%I no force row level security', parent || '_rest');
 
@@ -447,6 +447,8 @@ CREATE TABLE privault.audit_entries (
 )
 PARTITION BY RANGE (entry_id);
 
+ALTER TABLE ONLY privault.audit_entries ALTER COLUMN body SET STORAGE EXTERNAL;
+
 ALTER TABLE ONLY privault.audit_entries FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE privault.audit_entries_rest (
@@ -460,6 +462,8 @@ CREATE TABLE privault.audit_entries_rest (
     salt uuid DEFAULT gen_random_uuid() NOT NULL,
     xid xid8 DEFAULT pg_current_xact_id() NOT NULL
 );
+
+ALTER TABLE ONLY privault.audit_entries_rest ALTER COLUMN body SET STORAGE EXTERNAL;
 
 ALTER TABLE ONLY privault.audit_entries_rest FORCE ROW LEVEL SECURITY;
 
