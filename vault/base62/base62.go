@@ -5,8 +5,10 @@
 package base62
 
 import (
+	"encoding/binary"
 	"errors"
 	"math/bits"
+	"slices"
 )
 
 const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -16,6 +18,14 @@ const (
 	chunk     = 10
 	chunkBase = 839299365868340224 // 62^10
 )
+
+// pairs are two digits at a time.
+var pairs = func() (pairs [62 * 62][2]byte) {
+	for i := range pairs {
+		pairs[i] = [2]byte{alphabet[i/62], alphabet[i%62]}
+	}
+	return pairs
+}()
 
 // maxLimbs bounds the input to 48 bytes, so that the work needs no heap.
 const maxLimbs = 6
@@ -29,15 +39,15 @@ func Len(n int) int { return (n*8*100000 + 595418) / 595419 } // 8 / log2(62), r
 // Append appends the text of b (at most 48 bytes) to dst: Len(len(b)) characters.
 func Append(dst, b []byte) []byte {
 	var limbs [maxLimbs]uint64 // little end first
-	for i, c := range b {
-		at := len(b) - 1 - i
-		limbs[at/8] |= uint64(c) << (8 * (at % 8))
+	for i, rest := 0, b; len(rest) > 0; i++ {
+		var limb [8]byte
+		low := rest[max(0, len(rest)-8):]
+		copy(limb[8-len(low):], low)
+		limbs[i], rest = binary.BigEndian.Uint64(limb[:]), rest[:len(rest)-len(low)]
 	}
 	n := Len(len(b))
 	start := len(dst)
-	for range n {
-		dst = append(dst, alphabet[0])
-	}
+	dst = slices.Grow(dst, n)[:start+n]
 	text := dst[start:]
 	used := (len(b) + 7) / 8
 	for end := n; end > 0; end -= chunk {
@@ -48,9 +58,13 @@ func Append(dst, b []byte) []byte {
 		for i := used - 1; i >= 0; i-- {
 			limbs[i], rest = bits.Div64(rest, limbs[i], chunkBase)
 		}
-		for i := end - 1; i >= 0 && i >= end-chunk; i-- {
-			text[i] = alphabet[rest%62]
-			rest /= 62
+		i := end
+		for ; i > 1 && i > end-chunk; i -= 2 {
+			text[i-2], text[i-1] = pairs[rest%uint64(len(pairs))][0], pairs[rest%uint64(len(pairs))][1]
+			rest /= uint64(len(pairs))
+		}
+		if i == 1 && i > end-chunk {
+			text[0] = alphabet[rest]
 		}
 	}
 	return dst
@@ -69,11 +83,11 @@ func Decode(out []byte, text string) error {
 	for start, size := 0, (len(text)-1)%chunk+1; start < len(text); start, size = start+size, chunk { // the first is the short one
 		var carry uint64
 		for _, c := range []byte(text[start : start+size]) {
-			d := digit(c)
+			d := digits[c]
 			if d > 61 {
 				return ErrText
 			}
-			carry = carry*62 + d
+			carry = carry*62 + uint64(d)
 		}
 		for i := range used {
 			hi, lo := bits.Mul64(limbs[i], chunkBase)
@@ -88,10 +102,13 @@ func Decode(out []byte, text string) error {
 			used++
 		}
 	}
-	for i := range out {
-		at := len(out) - 1 - i
-		out[i] = byte(limbs[at/8] >> (8 * (at % 8)))
-		limbs[at/8] &^= 0xff << (8 * (at % 8))
+	for i, rest := 0, out; len(rest) > 0; i++ {
+		var limb [8]byte
+		binary.BigEndian.PutUint64(limb[:], limbs[i])
+		low := rest[max(0, len(rest)-8):]
+		copy(low, limb[8-len(low):])
+		limbs[i] >>= 8 * len(low)
+		rest = rest[:len(rest)-len(low)]
 	}
 	if limbs != [maxLimbs]uint64{} { // larger than out can hold: a second text for the same bytes
 		return ErrText
@@ -99,14 +116,13 @@ func Decode(out []byte, text string) error {
 	return nil
 }
 
-func digit(c byte) uint64 {
-	switch {
-	case c >= '0' && c <= '9':
-		return uint64(c - '0')
-	case c >= 'A' && c <= 'Z':
-		return uint64(c-'A') + 10
-	case c >= 'a' && c <= 'z':
-		return uint64(c-'a') + 36
+// digits are the digits of characters; 62: it is none.
+var digits = func() (digits [256]uint8) {
+	for i := range digits {
+		digits[i] = 62
 	}
-	return 62
-}
+	for i, c := range []byte(alphabet) {
+		digits[c] = uint8(i)
+	}
+	return digits
+}()
