@@ -54,7 +54,7 @@ func isDotAtom(local string) bool {
 			return false
 		case r < utf8.RuneSelf && r != '.' && !isAtext(byte(r)):
 			return false
-		case !isVisible(r):
+		case r >= utf8.RuneSelf && !isVisible(r):
 			return false
 		}
 		previous = r
@@ -73,15 +73,11 @@ func isVisible(r rune) bool {
 // asciiDomain gives the domain as A-labels in lower case. At least two labels are asked for, the last of them not a
 // number: RFC 5321 2.3.5 wants fully qualified names, and "jane@example" is most often half an address.
 func asciiDomain(domain string) (string, bool) {
-	for _, r := range domain {
-		// The two joiners are letters' companions in some scripts, and the profile below knows where they may stand.
-		if !isVisible(r) && r != '\u200c' && r != '\u200d' {
-			return "", false // UTS 46 would drop it silently
-		}
+	ascii, ok := domain, true
+	if !isPlain(domain) {
+		ascii, ok = toALabels(domain)
 	}
-	// The error quotes the label, so it goes no further.
-	ascii, err := idna.Lookup.ToASCII(domain)
-	if err != nil || len(ascii) > maxDomain {
+	if !ok || len(ascii) > maxDomain {
 		return "", false
 	}
 	labels, last := 0, ""
@@ -92,6 +88,28 @@ func asciiDomain(domain string) (string, bool) {
 		labels, last = labels+1, label
 	}
 	return ascii, labels > 1 && strings.Trim(last, "0123456789") != ""
+}
+
+// isPlain says that a domain is its own A-labels, as most are: nothing in it has another form.
+func isPlain(domain string) bool {
+	for i := range len(domain) {
+		if c := domain[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' {
+			return false
+		}
+	}
+	return true
+}
+
+func toALabels(domain string) (string, bool) {
+	for _, r := range domain {
+		// The two joiners are letters' companions in some scripts, and the profile below knows where they may stand.
+		if !isVisible(r) && r != '\u200c' && r != '\u200d' {
+			return "", false // UTS 46 would drop it silently
+		}
+	}
+	// The error quotes the label, so it goes no further.
+	ascii, err := idna.Lookup.ToASCII(domain)
+	return ascii, err == nil
 }
 
 func normaliseEmail(value []byte) []byte {
