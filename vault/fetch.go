@@ -175,20 +175,11 @@ func distinct(digests [][]byte) [][]byte {
 	return slices.CompactFunc(digests, bytes.Equal)
 }
 
-// unique are the ids, each once.
+// unique are the ids, each once, in the order of the indexes that they are looked up in: neighbours are on the same pages.
 func unique(ids []ID) []ID {
-	if len(ids) < 2 {
-		return ids
-	}
-	asked := make(map[ID]bool, len(ids))
-	once := make([]ID, 0, len(ids))
-	for _, id := range ids {
-		if !asked[id] {
-			asked[id] = true
-			once = append(once, id)
-		}
-	}
-	return once
+	once := slices.Clone(ids)
+	slices.SortFunc(once, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	return slices.Compact(once)
 }
 
 // fetchOnce reads records once, with what else is queued, and gives apart the rows that it found no key for.
