@@ -176,7 +176,8 @@ func (v *Vault) commitAll(ctx context.Context, tenant ID, changes []*change) (ma
 type parcel struct {
 	entry, principal         []ID
 	at                       []time.Time
-	action, outcome, body    []string
+	action, outcome          []string
+	body                     [][]byte
 	collection               []*ID
 	version, generation      []int32
 	key, request, answer     [][]byte
@@ -211,7 +212,7 @@ func newEmptyParcel(changes []*change) *parcel {
 	}
 	return &parcel{
 		entry: make([]ID, 0, n), principal: make([]ID, 0, n), at: make([]time.Time, 0, n), action: make([]string, 0, n),
-		outcome: make([]string, 0, n), body: make([]string, 0, n), collection: make([]*ID, 0, n), version: make([]int32, 0, n), generation: make([]int32, 0, n),
+		outcome: make([]string, 0, n), body: make([][]byte, 0, n), collection: make([]*ID, 0, n), version: make([]int32, 0, n), generation: make([]int32, 0, n),
 		key: make([][]byte, 0, n), request: make([][]byte, 0, n), answer: make([][]byte, 0, n), locks: make([]int64, 0, n),
 		record: make([]ID, 0, rows), recordCollection: make([]ID, 0, rows), recordEntry: make([]ID, 0, rows),
 		subject: make([][]byte, 0, rows), sealed: make([][]byte, 0, rows), wrapped: make([][]byte, 0, rows),

@@ -19,6 +19,32 @@ type asked struct {
 	subject policy.SubjectFacts
 }
 
+// rulings are an operation's answers by question. Most operations ask one.
+type rulings struct {
+	asked asked // the first
+	ruled policy.Ruling
+	more  map[asked]policy.Ruling
+}
+
+func (r *rulings) of(key asked) (policy.Ruling, bool) {
+	if r.asked == key {
+		return r.ruled, true
+	}
+	ruled, have := r.more[key]
+	return ruled, have
+}
+
+func (r *rulings) keep(key asked, ruled policy.Ruling) {
+	switch {
+	case r.asked == asked{}:
+		r.asked, r.ruled = key, ruled
+	case r.more == nil:
+		r.more = map[asked]policy.Ruling{key: ruled}
+	default:
+		r.more[key] = ruled
+	}
+}
+
 // everyCollection is the resource of a question about all collections, as when they are listed.
 const everyCollection = "*"
 
@@ -87,7 +113,7 @@ func (e *entry) requireField(action policy.Action, view policy.View, c *Collecti
 		f = nil // has the same answer
 	}
 	key := asked{action, view, c, f, s}
-	ruling, have := e.rulings[key]
+	ruling, have := e.rulings.of(key)
 	if !have {
 		q := e.question(action, view)
 		q.Facts.Subject = s
@@ -96,10 +122,7 @@ func (e *entry) requireField(action policy.Action, view policy.View, c *Collecti
 			q.Resource.Field, q.Resource.Classification = f.name, f.classification
 		}
 		ruling = e.law.policies.Decide(q)
-		if e.rulings == nil {
-			e.rulings = map[asked]policy.Ruling{}
-		}
-		e.rulings[key] = ruling
+		e.rulings.keep(key, ruling)
 	}
 	return e.note(action, view, ruling)
 }

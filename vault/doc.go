@@ -23,7 +23,7 @@
 //
 // # The files
 //
-//	the gate      gate commit group store errors trail decide fetch refusal (calls that end before)
+//	the gate      gate commit group column (how rows travel) store errors trail decide fetch refusal (calls that end before)
 //	keys          kek keyring direct rotation uses move generation (who knows the newest) late rewrap redigest (what old keys
 //	              made) retire orphan inventory versioned secret
 //	schemas       collection field

@@ -219,7 +219,13 @@ func connect(ctx context.Context, url string, maxConns int32, inspect func(conte
 		config.MaxConns = maxConns
 	}
 	config.MinIdleConns = 2
-	config.AfterConnect = inspect
+	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
+		registerColumns(c.TypeMap())
+		if inspect == nil {
+			return nil
+		}
+		return inspect(ctx, c)
+	}
 	for name, value := range map[string]string{
 		"application_name":  "privault",
 		"statement_timeout": "10s",

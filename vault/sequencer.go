@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -251,7 +252,7 @@ func (s *staging) take(ctx context.Context, tx pgx.Tx) error {
 	after, entryAfter := s.head.xid, s.head.entry
 	var tenant, entry, salt ID
 	var at time.Time
-	var body string
+	var body pgtype.DriverBytes
 	return each(ctx, tx, []any{&tenant, &entry, &s.head.xid, &at, &salt, &body}, func() error {
 		if s.oldest.IsZero() || at.Before(s.oldest) {
 			s.oldest = at

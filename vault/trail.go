@@ -38,7 +38,7 @@ type entry struct {
 	ruled   string  // the last ruling's rule
 	unknown int     // tokens that were nobody's
 	law     *law
-	rulings map[asked]policy.Ruling
+	rulings rulings
 }
 
 // resource is what an operation touched: just these fields of each of these records of one collection, seen alike. Its outcome is
@@ -147,7 +147,4 @@ func (e *entry) close(err error) {
 }
 
 // body is the entry's canonical JSON: the members in the order above, nothing else.
-func (e *entry) body() (string, error) {
-	b, err := json.Marshal(e)
-	return string(b), err
-}
+func (e *entry) body() ([]byte, error) { return json.Marshal(e) }

@@ -21,9 +21,9 @@ const LeafSize = sha256.Size
 const leafPurpose = "privault/1/leaf"
 
 // Leaf is what the tree holds of an entry: SHA-256 of the purpose, the entry's salt, its tenant, and its canonical JSON.
-func Leaf(salt, tenant [16]byte, body string) (leaf [LeafSize]byte) {
-	b := make([]byte, 0, len(leafPurpose)+32+len(body))
-	b = append(b, leafPurpose...)
+func Leaf[Text ~string | ~[]byte](salt, tenant [16]byte, body Text) (leaf [LeafSize]byte) {
+	var most [2048]byte // of most entries: it needn't be allocated
+	b := append(most[:0], leafPurpose...)
 	b = append(b, salt[:]...)
 	b = append(b, tenant[:]...)
 	return sha256.Sum256(append(b, body...))
