@@ -87,17 +87,18 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			}
 			return err
 		}
-		c.Set(callerKey, who) // from here on the call is somebody's, and leaves an entry
+		c.Set(callerKey, &who) // from here on the call is somebody's, and leaves an entry
 		if err := checkQuery(c, r); err != nil {
 			return err
 		}
-		if who.Purpose = r.Header.Get("Privault-Purpose"); who.Purpose != "" && !purposeShape.MatchString(who.Purpose) {
+		purpose := r.Header.Get("Privault-Purpose")
+		if purpose != "" && !purposeShape.MatchString(purpose) {
 			return invalid("", "purpose", "Privault-Purpose is a lower-case letter, then up to 62 of a-z 0-9 _ -")
 		}
+		who.Purpose = purpose
 		if s.limits.Budgets() {
 			who.Budget = s.budget(c, limitedBy(who))
 		}
-		c.Set(callerKey, who)
 		if !streams(c) {
 			ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 			defer cancel()
@@ -154,4 +155,10 @@ func checkQuery(c echo.Context, r *http.Request) error {
 	return nil
 }
 
-func caller(c echo.Context) vault.Caller { return c.Get(callerKey).(vault.Caller) }
+// caller is who calls, once authenticate knows; until then it is nobody.
+func caller(c echo.Context) (who vault.Caller) {
+	if known, ok := c.Get(callerKey).(*vault.Caller); ok {
+		who = *known
+	}
+	return who
+}

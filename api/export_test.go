@@ -43,7 +43,7 @@ func (s *Server) PanicAt(path string, value any) {
 func (s *Server) Unguarded(who vault.Caller) http.Handler {
 	return s.routes(func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			c.Set(callerKey, who)
+			c.Set(callerKey, &who)
 			return next(c)
 		}
 	})
