@@ -14,12 +14,12 @@ import (
 // registerColumns teaches a connection to encode columns at once. What Postgres gets is the same, byte for byte.
 func registerColumns(m *pgtype.Map) {
 	for oid, columns := range map[uint32][]columnPlan{
-		pgtype.UUIDArrayOID:        {column[ID]{pgtype.UUIDOID, appendID}, column[*ID]{pgtype.UUIDOID, optional(appendID)}},
-		pgtype.ByteaArrayOID:       {column[[]byte]{pgtype.ByteaOID, appendBytes}},
-		pgtype.TextArrayOID:        {column[string]{pgtype.TextOID, appendText}, column[[]byte]{pgtype.TextOID, appendBytes}},
-		pgtype.Int4ArrayOID:        {column[int32]{pgtype.Int4OID, appendInt4}},
-		pgtype.Int8ArrayOID:        {column[int64]{pgtype.Int8OID, appendInt8}},
-		pgtype.TimestamptzArrayOID: {column[time.Time]{pgtype.TimestamptzOID, appendTime}, column[*time.Time]{pgtype.TimestamptzOID, optional(appendTime)}},
+		pgtype.UUIDArrayOID:        {column[ID]{pgtype.UUIDOID, appendID, nil}, column[*ID]{pgtype.UUIDOID, optional(appendID), nil}},
+		pgtype.ByteaArrayOID:       {column[[]byte]{pgtype.ByteaOID, appendBytes, sizeOf[[]byte]}},
+		pgtype.TextArrayOID:        {column[string]{pgtype.TextOID, appendText, sizeOf[string]}, column[[]byte]{pgtype.TextOID, appendBytes, sizeOf[[]byte]}},
+		pgtype.Int4ArrayOID:        {column[int32]{pgtype.Int4OID, appendInt4, nil}},
+		pgtype.Int8ArrayOID:        {column[int64]{pgtype.Int8OID, appendInt8, nil}},
+		pgtype.TimestamptzArrayOID: {column[time.Time]{pgtype.TimestamptzOID, appendTime, nil}, column[*time.Time]{pgtype.TimestamptzOID, optional(appendTime), nil}},
 	} {
 		if t, known := m.TypeForOID(oid); known {
 			m.RegisterType(&pgtype.Type{Name: t.Name, OID: oid, Codec: columnCodec{t.Codec, columns}})
@@ -51,6 +51,7 @@ func (c columnCodec) PlanEncode(m *pgtype.Map, oid uint32, format int16, value a
 type column[T any] struct {
 	oid    uint32
 	append func([]byte, T) []byte // an element, its length before it
+	size   func(T) int            // of an element; nil: 16 bytes at most
 }
 
 func (column[T]) takes(value any) bool {
@@ -62,8 +63,16 @@ func (column[T]) takes(value any) bool {
 // dimension its length and lower bound; then the elements.
 func (c column[T]) Encode(value any, buf []byte) ([]byte, error) {
 	elements, start := value.([]T), len(buf)
-	const header, typical = 20, 24
-	buf = slices.Grow(buf, header+typical*len(elements))
+	size := (5 + 5*len(elements)) * 4
+	if c.size != nil {
+		size = (5 + len(elements)) * 4
+		for _, e := range elements {
+			size += c.size(e)
+		}
+	}
+	if cap(buf)-start < size {
+		buf = slices.Grow(buf, start+size) // the driver has all parameters in one buffer: it doubles
+	}
 	for _, word := range [...]uint32{1, 0, c.oid, uint32(len(elements)), 1} {
 		buf = binary.BigEndian.AppendUint32(buf, word)
 	}
@@ -98,6 +107,8 @@ func appendBytes(buf, b []byte) []byte {
 	}
 	return append(appendSize(buf, len(b)), b...)
 }
+
+func sizeOf[T ~string | ~[]byte](e T) int { return len(e) }
 
 func optional[T any](some func([]byte, T) []byte) func([]byte, *T) []byte {
 	return func(buf []byte, value *T) []byte {

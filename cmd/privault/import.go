@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +13,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 type importCmd struct {
@@ -26,7 +28,7 @@ type importCmd struct {
 	Exported   bool     `help:"The file was written by privault export: its columns are known. Tokens go along where a field takes them, but for those that begin with pvtk_ or pvdt_, which only their own tenant can make."`
 	Expires    string   `placeholder:"COLUMN" help:"The column that holds when the record expires, as RFC 3339 has it."`
 	Out        string   `type:"path" placeholder:"FILE" help:"Where ids and tokens go, as CSV; by default FILE.tokens.csv."`
-	Chunk      int      `default:"500" help:"Records in one request, 1 to 1000."`
+	Chunk      int      `default:"1000" help:"Records in one request, 1 to 1000."`
 	Parallel   int      `default:"4" help:"Requests at once, 1 to 16."`
 	Restart    bool     `help:"Forget an import of this file that was cut short, and start anew."`
 
@@ -45,6 +47,9 @@ type importState struct {
 	Offset  int64     `json:"offset"` // length of the output up to there
 	Saved   time.Time `json:"saved"`
 }
+
+// saveEvery is how often the output is made durable, and noted how far it is. What comes between is sent again after a kill.
+const saveEvery = 200 * time.Millisecond
 
 // resumable is a little less than the server keeps an Idempotency-Key's answer (24 h).
 const resumable = 23 * time.Hour
@@ -106,8 +111,8 @@ func (i *importCmd) resume(info fs.FileInfo) (*importState, error) {
 		return nil, fmt.Errorf("%s is of another import (other file, columns, chunk size, server or key); say --restart to start anew", i.stateFile())
 	}
 	if time.Since(s.Saved) > resumable {
-		return nil, fmt.Errorf("the import was cut short over %s ago: the server no longer knows which of the %d requests behind record %d it had stored; "+
-			"look for them before you say --restart", resumable, i.Parallel, s.Rows)
+		return nil, fmt.Errorf("the import was cut short over %s ago: the server no longer knows which of the requests behind record %d it had stored; "+
+			"look for them before you say --restart", resumable, s.Rows)
 	}
 	return s, nil
 }
@@ -129,7 +134,7 @@ type importedItem struct {
 	Status int               `json:"status"`
 	Record string            `json:"record"`
 	Tokens map[string]string `json:"tokens"`
-	Error  json.RawMessage   `json:"error"`
+	Error  jsontext.Value    `json:"error"`
 }
 
 // transfer reads, sends and writes at once: chunks are sent Parallel at a time and written in order.
@@ -154,17 +159,22 @@ func (i *importCmd) transfer(ctx context.Context, source *source, s *importState
 	}()
 	for c := range flying {
 		if err := <-c.done; err != nil {
-			return fmt.Errorf("records from %d on: %w; run the same command again to go on", s.Rows+1, err)
+			return errors.Join(fmt.Errorf("records from %d on: %w; run the same command again to go on", s.Rows+1, err), i.save(out, s))
 		}
 		refused, err := out.write(c)
 		if err != nil {
 			return err
 		}
 		s.Chunks, s.Rows, s.Refused = c.number+1, s.Rows+len(c.rows), s.Refused+refused
-		if err := i.save(out, s); err != nil {
-			return err
+		if time.Since(s.Saved) >= saveEvery {
+			if err := i.save(out, s); err != nil {
+				return err
+			}
 		}
 		_ = bar.Set64(c.read)
+	}
+	if err := i.save(out, s); err != nil {
+		return err
 	}
 	if err := <-failed; err != nil {
 		return fmt.Errorf("after record %d: %w", s.Rows, err)

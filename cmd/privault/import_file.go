@@ -489,7 +489,7 @@ func (o *output) write(c *chunk) (refused int, err error) {
 }
 
 // faultText says what was wrong with a record: which field broke which rule.
-func faultText(raw json.RawMessage) string {
+func faultText(raw []byte) string {
 	var p struct {
 		Title  string `json:"title"`
 		Errors []struct {

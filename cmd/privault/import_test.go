@@ -429,7 +429,7 @@ func (i *importer) complete(t testing.TB, output string, values []string) {
 func TestImportKilled(t *testing.T) {
 	t.Parallel()
 	i := newImporter(t, "people", map[string]string{"mail": "email"})
-	values := i.numbered(t, "people.csv", 2000)
+	values := i.numbered(t, "people.csv", 8000)
 	state := i.path("people.csv.tokens.csv.state")
 	kills := 0
 	for code := -1; code != 0; {
@@ -443,7 +443,7 @@ func TestImportKilled(t *testing.T) {
 			if now, err := os.ReadFile(state); err == nil && string(now) != before {
 				before, seen = string(now), seen+1
 			}
-			return seen > 8 || p.ended()
+			return seen > 1 || p.ended()
 		})
 		p.signal(syscall.SIGKILL)
 		if code = p.wait(t); code > 0 {
