@@ -95,7 +95,7 @@ func (v *Vault) TokenAt(ctx context.Context, tenant, record ID, field, epoch uin
 	if err != nil {
 		return "", err
 	}
-	return keys.tokenOf(pointer{record, field, epoch})
+	return keys.tokenOf(pointer{record, field, epoch}), nil
 }
 
 // NewAPIKey makes a well-formed key that nobody issued.

@@ -51,7 +51,7 @@ var (
 type tenantKeys struct {
 	deployment, tenant ID
 	wrap               tink.AEAD
-	token              tink.DeterministicAEAD
+	token              *tokenKeys
 	pseudonym          *prf.Set  // digests of subject references and idempotency keys
 	index              *prf.Set  // digests of values, for blind indexes
 	alias              *prf.Set  // digests of alias texts, and keys that open one only to whoever has the value
@@ -308,9 +308,7 @@ func (r *keyring) build(tenant ID, kek *kek, root []byte, sealed map[string][]by
 			l.AEAD, err = aead.New(handle)
 			k.wrap = l
 		case "token":
-			l := &lateToken{ring: r, keys: k, ids: keyIDs(handle)}
-			l.DeterministicAEAD, err = daead.New(handle)
-			k.token = l
+			k.token, err = k.tokenKeysOf(handle)
 		case "pseudonym":
 			k.pseudonym, err = prf.NewPRFSet(handle)
 		case "index":

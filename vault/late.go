@@ -3,10 +3,16 @@ package vault
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"sync/atomic"
 	"time"
 
+	"github.com/tink-crypto/tink-go/v2/daead/aessiv"
+	"github.com/tink-crypto/tink-go/v2/insecuresecretdataaccess"
+	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"github.com/privault/privault/vault/siv"
 )
 
 // late is an AEAD of a keyset that others may have rotated: what names a key that it doesn't know is opened with the keyset as
@@ -31,21 +37,63 @@ func (l *late) Decrypt(sealed, ad []byte) ([]byte, error) {
 		func(k *tenantKeys) map[uint32]bool { return k.wrap.(*late).ids })
 }
 
-// lateToken is late for tokens.
-type lateToken struct {
-	tink.DeterministicAEAD
-	ring *keyring
-	keys *tenantKeys
-	ids  map[uint32]bool
+// tokenKeys are the keys of a `token` keyset, likewise. They are used without Tink, which would expand the key and go over the
+// associated data, always the same, for each token.
+type tokenKeys struct {
+	ring    *keyring
+	keys    *tenantKeys
+	ids     map[uint32]bool
+	prefix  []byte // of the primary key
+	primary *siv.Key
+	enabled map[uint32]*siv.Key
 }
 
-// DecryptDeterministically is that of the keyset, read again if need be.
-func (l *lateToken) DecryptDeterministically(sealed, ad []byte) ([]byte, error) {
-	return openLate(l.ring, l.keys, l.ids, sealed,
+func (k *tenantKeys) tokenKeysOf(handle *keyset.Handle) (*tokenKeys, error) {
+	t := &tokenKeys{ring: k.ring, keys: k, ids: keyIDs(handle), enabled: map[uint32]*siv.Key{}}
+	for i := range handle.Len() {
+		entry, err := handle.Entry(i)
+		if err != nil {
+			return nil, err
+		}
+		if entry.KeyStatus() != keyset.Enabled {
+			continue
+		}
+		key, ok := entry.Key().(*aessiv.Key)
+		if !ok {
+			return nil, errors.New("it has a key that is not of AES-SIV")
+		}
+		made, err := siv.New(key.KeyBytes().Data(insecuresecretdataaccess.Token{}), k.bound(tokenPurpose))
+		if err != nil {
+			return nil, err
+		}
+		t.enabled[entry.KeyID()] = made
+		if entry.IsPrimary() {
+			t.prefix, t.primary = key.OutputPrefix(), made
+		}
+	}
+	if t.primary == nil {
+		return nil, errors.New("it has no primary key")
+	}
+	return t, nil
+}
+
+// seal appends to dst the primary key's prefix and the sealed text of plain.
+func (t *tokenKeys) seal(dst, plain []byte) []byte {
+	return t.primary.Seal(append(dst, t.prefix...), plain)
+}
+
+// open is that of the keyset, read again if need be.
+func (t *tokenKeys) open(sealed []byte) ([]byte, error) {
+	return openLate(t.ring, t.keys, t.ids, sealed,
 		func(k *tenantKeys) ([]byte, error) {
-			return k.token.(*lateToken).DeterministicAEAD.DecryptDeterministically(sealed, ad)
+			id, _ := prefixOf(sealed)
+			key, have := k.token.enabled[id]
+			if !have {
+				return nil, siv.ErrSealed
+			}
+			return key.Open(make([]byte, 0, pointerSize), sealed[prefixSize:])
 		},
-		func(k *tenantKeys) map[uint32]bool { return k.token.(*lateToken).ids })
+		func(k *tenantKeys) map[uint32]bool { return k.token.ids })
 }
 
 // openLate tries the keys at hand, and if they don't have the one that sealed names, those that there are by now. A reading that
@@ -65,12 +113,15 @@ func openLate(r *keyring, keys *tenantKeys, ids map[uint32]bool, sealed []byte, 
 	return open(keys)
 }
 
+// prefixSize is the length of a Tink prefix: 0x01 and the key's id.
+const prefixSize = 5
+
 // prefixOf gives the key id in a Tink prefix.
 func prefixOf(sealed []byte) (uint32, bool) {
-	if len(sealed) < 5 || sealed[0] != 1 {
+	if len(sealed) < prefixSize || sealed[0] != 1 {
 		return 0, false
 	}
-	return binary.BigEndian.Uint32(sealed[1:5]), true
+	return binary.BigEndian.Uint32(sealed[1:prefixSize]), true
 }
 
 // rereadEvery bounds how often unknown key ids make a tenant's keysets be read again: they may be a caller's invention. Who comes

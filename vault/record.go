@@ -159,7 +159,7 @@ func (r *reader) tokens(o *opened, fields []string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, held, aliases)
+	return r.keys.tokensOf(o.coll, o.row.id, o.row.epoch, held, aliases), nil
 }
 
 // Patch is a change of a record: an RFC 7396 merge patch of its fields and its expiry.
@@ -396,9 +396,8 @@ func (r *reader) rewrite(ctx context.Context, t *txn, o *opened, w rewriting) (*
 	t.entry.Resources = append(t.entry.Resources, resource{Collection: o.coll.Name, Fields: w.fields, Records: []string{o.id},
 		Version: version, Sealed: []string{recordDigest(o.coll.id, w.expires, w.epoch, sealed)}})
 	t.entry.touches(o.row.subject, o.row.id)
-	rec := &Record{ID: o.id, Version: version, Created: o.row.created, Updated: updated, Expires: w.expires}
-	rec.Tokens, err = r.keys.tokensOf(o.coll, o.row.id, w.epoch, w.values, w.bound.texts)
-	return rec, err
+	return &Record{ID: o.id, Version: version, Created: o.row.created, Updated: updated, Expires: w.expires,
+		Tokens: r.keys.tokensOf(o.coll, o.row.id, w.epoch, w.values, w.bound.texts)}, nil
 }
 
 // microseconds is a time as Postgres will have it.

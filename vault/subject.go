@@ -397,8 +397,8 @@ func (v *Vault) mapSubject(ctx context.Context, t *txn, keys *tenantKeys, id ID,
 			var tokens map[string]string
 			if coll.bound || len(r.digests) > 0 {
 				bound[r.id] = len(m.Records)
-			} else if tokens, err = keys.tokensOf(coll, r.id, r.epoch, holding, nil); err != nil {
-				return "", nil, err
+			} else {
+				tokens = keys.tokensOf(coll, r.id, r.epoch, holding, nil)
 			}
 			m.Records = append(m.Records, SubjectRecord{Collection: coll.Name, Record: formatID(recordPrefix, r.id), Tokens: tokens, Created: r.created, Held: held})
 		}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/privault/privault/vault/base62"
+	"github.com/privault/privault/vault/siv"
 )
 
 // A pointer token is `pvtk_` and the base62 text of
@@ -16,7 +17,7 @@ import (
 const (
 	tokenPrefix  = "pvtk_"
 	pointerSize  = 16 + 2 + 2
-	tokenBytes   = 5 + 16 + pointerSize
+	tokenBytes   = prefixSize + siv.Overhead + pointerSize
 	tokenPurpose = "privault/1/token"
 )
 
@@ -28,17 +29,14 @@ type pointer struct {
 }
 
 // token gives the text of a pointer; the same pointer has the same token as long as the key is the same.
-func (k *tenantKeys) tokenOf(p pointer) (string, error) {
+func (k *tenantKeys) tokenOf(p pointer) string {
 	plain := make([]byte, 0, pointerSize)
 	plain = append(plain, p.record[:]...)
 	plain = binary.BigEndian.AppendUint16(plain, p.field)
 	plain = binary.BigEndian.AppendUint16(plain, p.epoch)
-	sealed, err := k.token.EncryptDeterministically(plain, k.bound(tokenPurpose))
-	if err != nil {
-		return "", err
-	}
+	sealed := k.token.seal(make([]byte, 0, tokenBytes), plain)
 	text := make([]byte, 0, len(tokenPrefix)+base62.Len(tokenBytes))
-	return string(base62.Append(append(text, tokenPrefix...), sealed)), nil
+	return string(base62.Append(append(text, tokenPrefix...), sealed))
 }
 
 // resolve reads a token. Whatever isn't one of this tenant's tokens is refused alike, without a look at the database.
@@ -49,7 +47,7 @@ func (k *tenantKeys) resolve(text string) (pointer, bool) {
 	if !found || base62.Decode(sealed, body) != nil {
 		return p, false
 	}
-	plain, err := k.token.DecryptDeterministically(sealed, k.bound(tokenPurpose))
+	plain, err := k.token.open(sealed)
 	if err != nil || len(plain) != pointerSize {
 		return p, false
 	}

@@ -345,14 +345,13 @@ func (s *sealer) seal(d *draft) (newRecord, map[string]string, error) {
 	if err != nil {
 		return r, nil, err
 	}
-	tokens, err := s.keys.tokensOf(s.coll, d.id, 0, values, d.bound.texts)
 	if s.used == nil {
 		s.used = map[string]bool{}
 	}
 	for name := range d.item.Fields {
 		s.used[name] = true
 	}
-	return r, tokens, err
+	return r, s.keys.tokensOf(s.coll, d.id, 0, values, d.bound.texts), nil
 }
 
 // value is one value of a record on its way to or from its box.
@@ -444,7 +443,7 @@ func (k *tenantKeys) place(collection, record ID, version int32, number uint32) 
 }
 
 // tokensOf gives the tokens of a record's values, by field name: the alias where there is one.
-func (k *tenantKeys) tokensOf(coll *Collection, record ID, epoch int32, values []value, aliases map[uint32]string) (map[string]string, error) {
+func (k *tenantKeys) tokensOf(coll *Collection, record ID, epoch int32, values []value, aliases map[uint32]string) map[string]string {
 	tokens := make(map[string]string, len(values))
 	for _, val := range values {
 		f := coll.byNumber(val.number)
@@ -458,11 +457,7 @@ func (k *tenantKeys) tokensOf(coll *Collection, record ID, epoch int32, values [
 		if !f.token {
 			continue
 		}
-		token, err := k.tokenOf(pointer{record, f.number, uint16(epoch)})
-		if err != nil {
-			return nil, err
-		}
-		tokens[f.name] = token
+		tokens[f.name] = k.tokenOf(pointer{record, f.number, uint16(epoch)})
 	}
-	return tokens, nil
+	return tokens
 }

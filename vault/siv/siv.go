@@ -1,0 +1,160 @@
+// Package siv is AES-SIV (RFC 5297) for short texts that all have the same associated data, as a tenant's tokens have.
+//
+// What a key and its associated data give is worked out once. A text of 20 bytes then costs four AES blocks.
+package siv
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/subtle"
+	"errors"
+)
+
+// Overhead is by how many bytes a sealed text is longer than the text.
+const Overhead = aes.BlockSize
+
+// ErrSealed is what Open answers for what Seal has not made under that key and associated data.
+var ErrSealed = errors.New("the text was not sealed with this key and associated data")
+
+type block = [aes.BlockSize]byte
+
+// Key seals and opens. It is safe for concurrent use.
+type Key struct {
+	mac, ctr  cipher.Block
+	full, cut block // CMAC's subkeys (RFC 4493 2.3): for last blocks that are full, and for those that aren't
+	bound     block // S2V so far: what zeros and associated data give
+}
+
+// New makes a key of 32, 48 or 64 bytes, half of it for CMAC and half for counter mode, with its associated data.
+func New(key, associated []byte) (*Key, error) {
+	if n := len(key); n != 32 && n != 48 && n != 64 {
+		return nil, errors.New("a key of AES-SIV has 32, 48 or 64 bytes")
+	}
+	k := &Key{}
+	var err error
+	if k.mac, err = aes.NewCipher(key[:len(key)/2]); err != nil {
+		return nil, err
+	}
+	if k.ctr, err = aes.NewCipher(key[len(key)/2:]); err != nil {
+		return nil, err
+	}
+	k.mac.Encrypt(k.full[:], k.full[:])
+	double(&k.full)
+	k.cut = k.full
+	double(&k.cut)
+	var zeros, mac block
+	k.cmac(&k.bound, zeros[:])
+	double(&k.bound)
+	k.cmac(&mac, associated)
+	subtle.XORBytes(k.bound[:], k.bound[:], mac[:])
+	return k, nil
+}
+
+// Seal appends to dst the sealed text of plain: the same each time. The two must not overlap.
+func (k *Key) Seal(dst, plain []byte) []byte {
+	w := &work{}
+	k.s2v(w, plain)
+	dst = append(dst, w.v[:]...)
+	start := len(dst)
+	dst = append(dst, plain...)
+	k.count(w, dst[start:])
+	return dst
+}
+
+// Open appends to dst the text of sealed. The two must not overlap.
+func (k *Key) Open(dst, sealed []byte) ([]byte, error) {
+	if len(sealed) < Overhead {
+		return nil, ErrSealed
+	}
+	w := &work{v: block(sealed)}
+	start := len(dst)
+	dst = append(dst, sealed[Overhead:]...)
+	k.count(w, dst[start:])
+	k.s2v(w, dst[start:])
+	if subtle.ConstantTimeCompare(w.v[:], sealed[:Overhead]) != 1 {
+		clear(dst[start:])
+		return nil, ErrSealed
+	}
+	return dst, nil
+}
+
+// work is what one text needs, allocated at once: a cipher.Block's arguments can't stay on the stack.
+type work struct {
+	v, counter, stream, mixed block
+}
+
+// s2v is RFC 5297 2.4 with one string of associated data.
+func (k *Key) s2v(w *work, plain []byte) {
+	w.mixed = k.bound
+	if len(plain) < aes.BlockSize {
+		double(&w.mixed)
+		subtle.XORBytes(w.mixed[:], w.mixed[:], plain)
+		w.mixed[len(plain)] ^= 0x80
+		k.cmac(&w.v, w.mixed[:])
+		return
+	}
+	k.cmacXorEnd(&w.v, plain, &w.mixed)
+}
+
+// count is RFC 5297 2.5 and 2.6: counter mode from v, with two bits of it cleared.
+func (k *Key) count(w *work, text []byte) {
+	w.counter = w.v
+	w.counter[8] &= 0x7f
+	w.counter[12] &= 0x7f
+	for len(text) > 0 {
+		k.ctr.Encrypt(w.stream[:], w.counter[:])
+		text = text[subtle.XORBytes(text, text, w.stream[:]):]
+		for i := aes.BlockSize - 1; i >= 0; i-- {
+			if w.counter[i]++; w.counter[i] != 0 {
+				break
+			}
+		}
+	}
+}
+
+// cmac is RFC 4493.
+func (k *Key) cmac(out *block, text []byte) {
+	*out = block{}
+	for len(text) > aes.BlockSize {
+		subtle.XORBytes(out[:], out[:], text[:aes.BlockSize])
+		k.mac.Encrypt(out[:], out[:])
+		text = text[aes.BlockSize:]
+	}
+	k.last(out, text)
+}
+
+// cmacXorEnd is cmac of a text whose last 16 bytes have end added: there are that many.
+func (k *Key) cmacXorEnd(out *block, text []byte, end *block) {
+	*out = block{}
+	for at := len(text) - aes.BlockSize; len(text) > aes.BlockSize; at -= aes.BlockSize {
+		subtle.XORBytes(out[:], out[:], text[:aes.BlockSize])
+		if at < aes.BlockSize {
+			subtle.XORBytes(out[at:], out[at:], end[:])
+		}
+		k.mac.Encrypt(out[:], out[:])
+		text = text[aes.BlockSize:]
+	}
+	subtle.XORBytes(out[:], out[:], end[aes.BlockSize-len(text):])
+	k.last(out, text)
+}
+
+// last adds the last block, of up to 16 bytes.
+func (k *Key) last(out *block, text []byte) {
+	subtle.XORBytes(out[:], out[:], text)
+	subkey := &k.full
+	if len(text) < aes.BlockSize {
+		out[len(text)] ^= 0x80
+		subkey = &k.cut
+	}
+	subtle.XORBytes(out[:], out[:], subkey[:])
+	k.mac.Encrypt(out[:], out[:])
+}
+
+// double multiplies by x in GF(2^128), in constant time.
+func double(b *block) {
+	carry := b[0] >> 7
+	for i := range aes.BlockSize - 1 {
+		b[i] = b[i]<<1 | b[i+1]>>7
+	}
+	b[aes.BlockSize-1] = b[aes.BlockSize-1]<<1 ^ 0x87&-carry
+}
