@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -28,11 +29,13 @@ type importCmd struct {
 	Exported   bool     `help:"The file was written by privault export: its columns are known. Tokens go along where a field takes them, but for those that begin with pvtk_ or pvdt_, which only their own tenant can make."`
 	Expires    string   `placeholder:"COLUMN" help:"The column that holds when the record expires, as RFC 3339 has it."`
 	Out        string   `type:"path" placeholder:"FILE" help:"Where ids and tokens go, as CSV; by default FILE.tokens.csv."`
-	Chunk      int      `default:"1000" help:"Records in one request, 1 to 1000."`
+	Chunk      *int     `placeholder:"N" help:"Records in one request, 1 to 1000; by default 1000, or as many as an import began with that goes on."`
 	Parallel   int      `default:"4" help:"Requests at once, 1 to 16."`
 	Restart    bool     `help:"Forget an import of this file that was cut short, and start anew."`
 
 	connection `embed:""`
+
+	chunk int // as it was said, or began
 }
 
 // importState is what makes an import resumable: FILE.tokens.csv.state. A chunk is sent under an Idempotency-Key made
@@ -41,21 +44,35 @@ type importCmd struct {
 type importState struct {
 	ID      string    `json:"id"`
 	Source  string    `json:"source"` // digest of what the import was asked to do, and of the file's size and time
+	Chunk   int       `json:"chunk"`  // records in one request; 0: the file is of a version before, where it was 500 unless said
 	Chunks  int       `json:"chunks"` // done, and in the output
 	Refused int       `json:"refused"`
 	Rows    int       `json:"rows"`
 	Offset  int64     `json:"offset"` // length of the output up to there
-	Saved   time.Time `json:"saved"`
+	Saved   time.Time `json:"saved"`  // what was stored and isn't noted was sent later
+
+	begun int // how many chunks were done when this run began
 }
 
-// saveEvery is how often the output is made durable, and noted how far it is. What comes between is sent again after a kill.
-const saveEvery = 200 * time.Millisecond
+// The output is made durable, and noted how far it is, after so long or so many chunks. What comes between is sent again after a kill.
+const (
+	saveEvery  = 200 * time.Millisecond
+	saveChunks = 64
+)
+
+const (
+	maxParallel  = 16
+	defaultChunk = 1000
+)
 
 // resumable is a little less than the server keeps an Idempotency-Key's answer (24 h).
 const resumable = 23 * time.Hour
 
 func (i *importCmd) Run(ctx context.Context) error {
-	if i.Chunk < 1 || i.Chunk > 1000 || i.Parallel < 1 || i.Parallel > 16 {
+	if i.Chunk != nil {
+		i.chunk = *i.Chunk
+	}
+	if i.Chunk != nil && i.chunk < 1 || i.chunk > 1000 || i.Parallel < 1 || i.Parallel > maxParallel {
 		return &configError{[]string{"--chunk is 1 to 1000 and --parallel 1 to 16"}}
 	}
 	if err := i.credentials(); err != nil {
@@ -90,15 +107,13 @@ func (i *importCmd) Run(ctx context.Context) error {
 
 // resume reads where an earlier run of the same import stopped, or starts anew.
 func (i *importCmd) resume(info fs.FileInfo) (*importState, error) {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%q\x00%q\x00%t\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%d\x00%d\x00%d", i.Collection, i.Map, i.Token, i.Exported, i.ID, i.Subject, i.Expires, i.URL, i.APIKey,
-		filepath.Base(i.File), i.Chunk, info.Size(), info.ModTime().UnixNano()))
-	fresh := &importState{ID: rand.Text(), Source: hex.EncodeToString(sum[:])}
 	b, err := os.ReadFile(i.stateFile())
 	if errors.Is(err, fs.ErrNotExist) || i.Restart {
 		if _, err := os.Stat(i.Out); err == nil && !i.Restart {
 			return nil, fmt.Errorf("%s is there already: an import ended, or something else wrote it; move it away, or say --restart to overwrite it", i.Out)
 		}
-		return fresh, nil
+		i.chunk = cmp.Or(i.chunk, defaultChunk)
+		return &importState{ID: rand.Text(), Source: i.source(info), Chunk: i.chunk}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -107,14 +122,23 @@ func (i *importCmd) resume(info fs.FileInfo) (*importState, error) {
 	if err := json.Unmarshal(b, s); err != nil {
 		return nil, fmt.Errorf("%s does not parse; say --restart to start anew", i.stateFile())
 	}
-	if s.Source != fresh.Source {
-		return nil, fmt.Errorf("%s is of another import (other file, columns, chunk size, server or key); say --restart to start anew", i.stateFile())
+	i.chunk = cmp.Or(i.chunk, s.Chunk, 500)
+	if s.Source != i.source(info) {
+		return nil, fmt.Errorf("%s is of another import (other file, columns, chunk size, server or key); run that again as it was, or say --restart to start anew, which stores again what it had stored", i.stateFile())
 	}
+	s.begun, s.Chunk = s.Chunks, i.chunk
 	if time.Since(s.Saved) > resumable {
 		return nil, fmt.Errorf("the import was cut short over %s ago: the server no longer knows which of the requests behind record %d it had stored; "+
 			"look for them before you say --restart", resumable, s.Rows)
 	}
 	return s, nil
+}
+
+// source is a digest of what is asked for.
+func (i *importCmd) source(info fs.FileInfo) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%q\x00%q\x00%t\x00%s\x00%s\x00%s\x00%s\x00%s\x00%s\x00%d\x00%d\x00%d", i.Collection, i.Map, i.Token, i.Exported, i.ID, i.Subject, i.Expires, i.URL, i.APIKey,
+		filepath.Base(i.File), i.chunk, info.Size(), info.ModTime().UnixNano()))
+	return hex.EncodeToString(sum[:])
 }
 
 func (i *importCmd) stateFile() string { return i.Out + ".state" }
@@ -151,6 +175,7 @@ func (i *importCmd) transfer(ctx context.Context, source *source, s *importState
 	defer cancel()
 	bar := newBar(size, "importing")
 	start, before := time.Now(), s.Rows
+	saved, since := start, 0 // the chunks since then
 	flying := make(chan *chunk, i.Parallel)
 	failed := make(chan error, 1)
 	go func() {
@@ -166,10 +191,11 @@ func (i *importCmd) transfer(ctx context.Context, source *source, s *importState
 			return err
 		}
 		s.Chunks, s.Rows, s.Refused = c.number+1, s.Rows+len(c.rows), s.Refused+refused
-		if time.Since(s.Saved) >= saveEvery {
+		if since++; since >= saveChunks || time.Since(saved) >= saveEvery {
 			if err := i.save(out, s); err != nil {
 				return err
 			}
+			saved, since = time.Now(), 0
 		}
 		_ = bar.Set64(c.read)
 	}
@@ -192,7 +218,11 @@ func (i *importCmd) save(out *output, s *importState) error {
 	if err != nil {
 		return err
 	}
-	s.Offset, s.Saved = offset, time.Now()
+	s.Offset = offset
+	// An earlier run may have sent as many chunks that it had not noted; until those are done, what isn't noted may be as old.
+	if s.Saved.IsZero() || s.Chunks > s.begun+saveChunks+maxParallel+2 {
+		s.Saved = time.Now()
+	}
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
@@ -218,7 +248,7 @@ func (i *importCmd) report(s *importState, before int, took time.Duration) error
 // send cuts the source into chunks and sends them, skipping those that an earlier run has done.
 func (i *importCmd) send(ctx context.Context, source *source, id string, skip int, flying chan<- *chunk) error {
 	for number := 0; ; number++ {
-		c, err := source.chunk(i.Chunk)
+		c, err := source.chunk(i.chunk)
 		if err != nil {
 			return err
 		}

@@ -355,6 +355,11 @@ func TestImportForeignState(t *testing.T) {
 		t.Error("a refused import changed something")
 	}
 
+	// Without a size it goes on with the size that it began with.
+	if got := i.run(t, args[:5]...).want(t, exitFailed); !strings.Contains(got.err, "after record 2") || i.records(t) != 4 {
+		t.Errorf("without --chunk there are %d records; it said %s", i.records(t), got.err)
+	}
+
 	// The output was lost: going on would leave a hole in it.
 	output := read(t, i.path("people.csv.tokens.csv"))
 	write(t, i.path("people.csv.tokens.csv"), output[:len(output)-1])
@@ -380,9 +385,30 @@ func TestImportForeignState(t *testing.T) {
 		t.Fatal("no time in ", text)
 	}
 	_, after, _ = strings.Cut(after, `"`)
+	// A run in between that notes nothing more doesn't make what an earlier one sent any younger.
+	hours := `"saved":"` + time.Now().Add(time.Hour-resumable).Format(time.RFC3339) + `"`
+	write(t, state, before+hours+after)
+	if got := i.run(t, args...).want(t, exitFailed); !strings.Contains(got.err, "after record") || !strings.Contains(read(t, state), hours) {
+		t.Errorf("hours later it said %s, and keeps %s", got.err, read(t, state))
+	}
 	write(t, state, before+`"saved":"`+time.Now().Add(-resumable-time.Minute).Format(time.RFC3339)+`"`+after)
 	if got := i.run(t, args...).want(t, exitFailed); !strings.Contains(got.err, "23h") {
 		t.Error("a day later it said ", got.err)
+	}
+}
+
+// An import that a version before began, whose requests had 500 records unless said, goes on.
+func TestImportOfTheVersionBefore(t *testing.T) {
+	t.Parallel()
+	i := newImporter(t, "people", map[string]string{"mail": "email"})
+	i.numbered(t, "people.csv", 500)
+	file, state := i.path("people.csv"), i.path("people.csv.tokens.csv.state")
+	write(t, file, read(t, file)+"501,\"x\"y\n")
+	for _, args := range [][]string{{"people.csv", "--collection", "people", "--chunk", "500"}, {"people.csv", "--collection", "people"}} {
+		if got := i.run(t, args...).want(t, exitFailed); !strings.Contains(got.err, "after record 500") || i.records(t) != 500 {
+			t.Errorf("there are %d records; it said %s", i.records(t), got.err)
+		}
+		write(t, state, strings.Replace(read(t, state), `"chunk":500,`, "", 1))
 	}
 }
 
