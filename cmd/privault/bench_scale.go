@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -18,6 +19,9 @@ const scaleSteps = 10
 func measureScale(ctx context.Context, b *bencher) ([]benchRow, error) {
 	collection, err := b.define(ctx, "scale", bulkFields)
 	if err != nil {
+		return nil, err
+	}
+	if err := b.emptied(ctx); err != nil {
 		return nil, err
 	}
 	start, err := b.occupied(ctx)
@@ -146,6 +150,14 @@ func (b *bencher) occupied(ctx context.Context) (o occupied, err error) {
 		return nil
 	})
 	return o, err
+}
+
+// emptied takes away what other measurements have stored: what a sweep leaves free would be filled first, and not counted.
+func (b *bencher) emptied(ctx context.Context) error {
+	return b.bare(ctx, func(owner *pgx.Conn) error {
+		_, err := owner.Exec(ctx, `truncate `+strings.Join(scaleTables, ", "))
+		return err
+	})
 }
 
 // since says for each table what so many records added.
