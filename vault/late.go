@@ -3,16 +3,10 @@ package vault
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"sync/atomic"
 	"time"
 
-	"github.com/tink-crypto/tink-go/v2/daead/aessiv"
-	"github.com/tink-crypto/tink-go/v2/insecuresecretdataaccess"
-	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/tink"
-
-	"github.com/privault/privault/vault/siv"
 )
 
 // late is an AEAD of a keyset that others may have rotated: what names a key that it doesn't know is opened with the keyset as
@@ -37,62 +31,9 @@ func (l *late) Decrypt(sealed, ad []byte) ([]byte, error) {
 		func(k *tenantKeys) map[uint32]bool { return k.wrap.(*late).ids })
 }
 
-// tokenKeys are the keys of a `token` keyset, likewise. They are used without Tink, which would expand the key and go over the
-// associated data, always the same, for each token.
-type tokenKeys struct {
-	ring    *keyring
-	keys    *tenantKeys
-	ids     map[uint32]bool
-	prefix  []byte // of the primary key
-	primary *siv.Key
-	enabled map[uint32]*siv.Key
-}
-
-func (k *tenantKeys) tokenKeysOf(handle *keyset.Handle) (*tokenKeys, error) {
-	t := &tokenKeys{ring: k.ring, keys: k, ids: keyIDs(handle), enabled: map[uint32]*siv.Key{}}
-	for i := range handle.Len() {
-		entry, err := handle.Entry(i)
-		if err != nil {
-			return nil, err
-		}
-		if entry.KeyStatus() != keyset.Enabled {
-			continue
-		}
-		key, ok := entry.Key().(*aessiv.Key)
-		if !ok {
-			return nil, errors.New("it has a key that is not of AES-SIV")
-		}
-		made, err := siv.New(key.KeyBytes().Data(insecuresecretdataaccess.Token{}), k.bound(tokenPurpose))
-		if err != nil {
-			return nil, err
-		}
-		t.enabled[entry.KeyID()] = made
-		if entry.IsPrimary() {
-			t.prefix, t.primary = key.OutputPrefix(), made
-		}
-	}
-	if t.primary == nil {
-		return nil, errors.New("it has no primary key")
-	}
-	return t, nil
-}
-
-// seal appends to dst the primary key's prefix and the sealed text of plain.
-func (t *tokenKeys) seal(dst, plain []byte) []byte {
-	return t.primary.Seal(append(dst, t.prefix...), plain)
-}
-
 // open is that of the keyset, read again if need be.
 func (t *tokenKeys) open(sealed []byte) ([]byte, error) {
-	return openLate(t.ring, t.keys, t.ids, sealed,
-		func(k *tenantKeys) ([]byte, error) {
-			id, _ := prefixOf(sealed)
-			key, have := k.token.enabled[id]
-			if !have {
-				return nil, siv.ErrSealed
-			}
-			return key.Open(make([]byte, 0, pointerSize), sealed[prefixSize:])
-		},
+	return openLate(t.keys.ring, t.keys, t.ids, sealed, func(k *tenantKeys) ([]byte, error) { return k.token.openNow(sealed) },
 		func(k *tenantKeys) map[uint32]bool { return k.token.ids })
 }
 

@@ -2,7 +2,12 @@ package vault
 
 import (
 	"encoding/binary"
+	"errors"
 	"strings"
+
+	"github.com/tink-crypto/tink-go/v2/daead/aessiv"
+	"github.com/tink-crypto/tink-go/v2/insecuresecretdataaccess"
+	"github.com/tink-crypto/tink-go/v2/keyset"
 
 	"github.com/privault/privault/vault/base62"
 	"github.com/privault/privault/vault/siv"
@@ -28,7 +33,69 @@ type pointer struct {
 	epoch  uint16
 }
 
-// token gives the text of a pointer; the same pointer has the same token as long as the key is the same.
+// tokenKeys are the keys of a `token` keyset. They are used without Tink, which would expand a key, and go over associated data that are
+// always the same, for each token.
+type tokenKeys struct {
+	keys    *tenantKeys
+	ids     map[uint32]bool // also of keys that are not enabled
+	prefix  []byte          // of the primary key
+	primary *siv.Key
+	enabled map[uint32]*siv.Key
+}
+
+// sivKeySize is AES-256 twice: Tink takes no smaller keys for AES-SIV either.
+const sivKeySize = 64
+
+func (k *tenantKeys) tokenKeysOf(handle *keyset.Handle) (*tokenKeys, error) {
+	t := &tokenKeys{keys: k, ids: keyIDs(handle), enabled: map[uint32]*siv.Key{}}
+	for i := range handle.Len() {
+		entry, err := handle.Entry(i)
+		if err != nil {
+			return nil, err
+		}
+		if entry.KeyStatus() != keyset.Enabled {
+			continue
+		}
+		key, ok := entry.Key().(*aessiv.Key)
+		if !ok {
+			return nil, errors.New("it has a key that is not of AES-SIV")
+		}
+		prefix := key.OutputPrefix()
+		if id, named := prefixOf(prefix); !named || id != entry.KeyID() || key.KeyBytes().Len() != sivKeySize {
+			return nil, errors.New("it has a key of another size, or whose prefix does not name it")
+		}
+		raw := key.KeyBytes().Data(insecuresecretdataaccess.Token{})
+		made, err := siv.New(raw, k.bound(tokenPurpose))
+		clear(raw)
+		if err != nil {
+			return nil, err
+		}
+		t.enabled[entry.KeyID()] = made
+		if entry.IsPrimary() {
+			t.prefix, t.primary = prefix, made
+		}
+	}
+	if t.primary == nil {
+		return nil, errors.New("it has no primary key")
+	}
+	return t, nil
+}
+
+// seal appends to dst the primary key's prefix and the sealed text of plain.
+func (t *tokenKeys) seal(dst, plain []byte) []byte {
+	return t.primary.Seal(append(dst, t.prefix...), plain)
+}
+
+// openNow opens with the keys at hand.
+func (t *tokenKeys) openNow(sealed []byte) ([]byte, error) {
+	id, named := prefixOf(sealed)
+	if key := t.enabled[id]; named && key != nil {
+		return key.Open(make([]byte, 0, pointerSize), sealed[prefixSize:])
+	}
+	return nil, siv.ErrOpen
+}
+
+// tokenOf gives the text of a pointer; the same pointer has the same token as long as the key is the same.
 func (k *tenantKeys) tokenOf(p pointer) string {
 	plain := make([]byte, 0, pointerSize)
 	plain = append(plain, p.record[:]...)

@@ -13,16 +13,16 @@ import (
 // Overhead is by how many bytes a sealed text is longer than the text.
 const Overhead = aes.BlockSize
 
-// ErrSealed is what Open answers for what Seal has not made under that key and associated data.
-var ErrSealed = errors.New("the text was not sealed with this key and associated data")
+// ErrOpen is what Open answers for what Seal has not made with that key and associated data.
+var ErrOpen = errors.New("not sealed with this key and associated data")
 
 type block = [aes.BlockSize]byte
 
 // Key seals and opens. It is safe for concurrent use.
 type Key struct {
-	mac, ctr  cipher.Block
-	full, cut block // CMAC's subkeys (RFC 4493 2.3): for last blocks that are full, and for those that aren't
-	bound     block // S2V so far: what zeros and associated data give
+	mac, ctr cipher.Block
+	k1, k2   block // CMAC's subkeys (RFC 4493 2.3): for last blocks that are full, and for those that aren't
+	bound    block // S2V so far: what zeros and associated data give
 }
 
 // New makes a key of 32, 48 or 64 bytes, half of it for CMAC and half for counter mode, with its associated data.
@@ -38,10 +38,10 @@ func New(key, associated []byte) (*Key, error) {
 	if k.ctr, err = aes.NewCipher(key[len(key)/2:]); err != nil {
 		return nil, err
 	}
-	k.mac.Encrypt(k.full[:], k.full[:])
-	double(&k.full)
-	k.cut = k.full
-	double(&k.cut)
+	k.mac.Encrypt(k.k1[:], k.k1[:])
+	double(&k.k1)
+	k.k2 = k.k1
+	double(&k.k2)
 	var zeros, mac block
 	k.cmac(&k.bound, zeros[:])
 	double(&k.bound)
@@ -64,7 +64,7 @@ func (k *Key) Seal(dst, plain []byte) []byte {
 // Open appends to dst the text of sealed. The two must not overlap.
 func (k *Key) Open(dst, sealed []byte) ([]byte, error) {
 	if len(sealed) < Overhead {
-		return nil, ErrSealed
+		return nil, ErrOpen
 	}
 	w := &work{v: block(sealed)}
 	start := len(dst)
@@ -73,7 +73,7 @@ func (k *Key) Open(dst, sealed []byte) ([]byte, error) {
 	k.s2v(w, dst[start:])
 	if subtle.ConstantTimeCompare(w.v[:], sealed[:Overhead]) != 1 {
 		clear(dst[start:])
-		return nil, ErrSealed
+		return nil, ErrOpen
 	}
 	return dst, nil
 }
@@ -141,10 +141,10 @@ func (k *Key) cmacXorEnd(out *block, text []byte, end *block) {
 // last adds the last block, of up to 16 bytes.
 func (k *Key) last(out *block, text []byte) {
 	subtle.XORBytes(out[:], out[:], text)
-	subkey := &k.full
+	subkey := &k.k1
 	if len(text) < aes.BlockSize {
 		out[len(text)] ^= 0x80
-		subkey = &k.cut
+		subkey = &k.k2
 	}
 	subtle.XORBytes(out[:], out[:], subkey[:])
 	k.mac.Encrypt(out[:], out[:])

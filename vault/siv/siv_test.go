@@ -2,8 +2,11 @@ package siv_test
 
 import (
 	"bytes"
+	"crypto/sha512"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/tink-crypto/tink-go/v2/daead/subtle"
@@ -28,37 +31,72 @@ func TestTheRFCsExample(t *testing.T) {
 func TestItIsWhatTinkDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		raw, associated := rapid.SliceOfN(rapid.Byte(), 64, 64).Draw(t, "key"), rapid.SliceOfN(rapid.Byte(), 0, 70).Draw(t, "associated")
-		plain := rapid.SliceOfN(rapid.Byte(), 0, 70).Draw(t, "plain")
-		tink, err := subtle.NewAESSIV(raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := tink.EncryptDeterministically(plain, associated)
-		if err != nil {
-			t.Fatal(err)
-		}
-		k := key(t, raw, associated)
-		if have := k.Seal([]byte("before"), plain); !bytes.Equal(have, append([]byte("before"), want...)) {
-			t.Fatalf("sealed it is %x, for Tink %x", have, want)
-		}
-		if have, err := k.Open([]byte("before"), want); err != nil || !bytes.Equal(have, append([]byte("before"), plain...)) {
-			t.Fatalf("opened it is %x (%v)", have, err)
-		}
+		compare(t, raw, associated, rapid.SliceOfN(rapid.Byte(), 0, 70).Draw(t, "plain"))
 	})
+}
+
+func TestEveryLengthIsWhatTinkDoes(t *testing.T) {
+	raw := sha512.Sum512([]byte("key"))
+	for n := range 71 {
+		for _, associated := range []int{0, 1, 15, 16, 17, 31, 32, 33, 53} {
+			compare(t, raw[:], bytes.Repeat([]byte{7}, associated), bytes.Repeat([]byte{byte(n)}, n))
+		}
+	}
+	for n := range 2000 { // one counter in 256 carries out of its last byte
+		compare(t, raw[:], []byte("associated"), fmt.Appendf(nil, "%020d", n))
+	}
+}
+
+// compare holds one text against Tink.
+func compare(t interface {
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}, raw, associated, plain []byte) {
+	tink, err := subtle.NewAESSIV(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := tink.EncryptDeterministically(plain, associated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := key(t, raw, associated)
+	if have := k.Seal([]byte("before"), plain); !bytes.Equal(have, append([]byte("before"), want...)) {
+		t.Fatalf("sealed it is %x, for Tink %x", have, want)
+	}
+	if have, err := k.Open([]byte("before"), want); err != nil || !bytes.Equal(have, append([]byte("before"), plain...)) {
+		t.Fatalf("opened it is %x (%v)", have, err)
+	}
+}
+
+func TestOneKeyServesSeveralAtOnce(t *testing.T) {
+	k := key(t, make([]byte, 64), nil)
+	var wait sync.WaitGroup
+	for n := range 4 {
+		wait.Go(func() {
+			for i := range 500 {
+				plain := fmt.Appendf(nil, "%010d%010d", n, i)
+				if opened, err := k.Open(nil, k.Seal(nil, plain)); err != nil || !bytes.Equal(opened, plain) {
+					t.Errorf("%s opens to %s (%v)", plain, opened, err)
+				}
+			}
+		})
+	}
+	wait.Wait()
 }
 
 func TestWhatIsNotSealedDoesNotOpen(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		raw := rapid.SliceOfN(rapid.Byte(), 64, 64).Draw(t, "key")
 		sealed := key(t, raw, []byte("a")).Seal(nil, rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "plain"))
-		if _, err := key(t, raw, []byte("b")).Open(nil, sealed); !errors.Is(err, siv.ErrSealed) {
+		if _, err := key(t, raw, []byte("b")).Open(nil, sealed); !errors.Is(err, siv.ErrOpen) {
 			t.Fatalf("with other associated data: %v", err)
 		}
-		if _, err := key(t, raw, []byte("a")).Open(nil, sealed[:rapid.IntRange(0, len(sealed)-1).Draw(t, "length")]); !errors.Is(err, siv.ErrSealed) {
+		if _, err := key(t, raw, []byte("a")).Open(nil, sealed[:rapid.IntRange(0, len(sealed)-1).Draw(t, "length")]); !errors.Is(err, siv.ErrOpen) {
 			t.Fatalf("cut short: %v", err)
 		}
 		sealed[rapid.IntRange(0, len(sealed)-1).Draw(t, "at")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
-		if _, err := key(t, raw, []byte("a")).Open(nil, sealed); !errors.Is(err, siv.ErrSealed) {
+		if _, err := key(t, raw, []byte("a")).Open(nil, sealed); !errors.Is(err, siv.ErrOpen) {
 			t.Fatalf("with another bit: %v", err)
 		}
 	})
