@@ -155,10 +155,13 @@ func checkQuery(c echo.Context, r *http.Request) error {
 	return nil
 }
 
-// caller is who calls, once authenticate knows; until then it is nobody.
-func caller(c echo.Context) (who vault.Caller) {
-	if known, ok := c.Get(callerKey).(*vault.Caller); ok {
-		who = *known
+// caller is who calls; only what stands behind authenticate asks.
+func caller(c echo.Context) vault.Caller { return *c.Get(callerKey).(*vault.Caller) }
+
+// known is who calls, if anybody knows yet.
+func known(c echo.Context) (who vault.Caller, ok bool) {
+	if c.Get(callerKey) == nil {
+		return who, false
 	}
-	return who
+	return caller(c), true
 }

@@ -50,8 +50,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		c.Response().Header().Set("X-Request-Id", id)
 		ctx := c.Request().Context() // what the guards put in its place ends with them
 		if err := next(c); err != nil {
+			who, _ := known(c)
 			cheap := c.Get(limitedKey) != nil
-			s.refuse(s.vault.Refuse(context.WithoutCancel(ctx), caller(c), method(c)+" "+route(c), cheap, httpError(err)), c)
+			s.refuse(s.vault.Refuse(context.WithoutCancel(ctx), who, method(c)+" "+route(c), cheap, httpError(err)), c)
 		}
 		s.metrics.observe(c, time.Since(start))
 		s.logRequest(c, id, time.Since(start))
@@ -66,7 +67,7 @@ func (s *Server) logRequest(c echo.Context, id string, took time.Duration) {
 	attrs := make([]slog.Attr, 0, 8)
 	attrs = append(attrs, slog.String("request_id", id), slog.String("method", method(c)), slog.String("route", route(c)),
 		slog.Int("status", c.Response().Status), slog.Int64("bytes", c.Response().Size), slog.Duration("took", took))
-	if who, known := c.Get(callerKey).(*vault.Caller); known {
+	if who, ok := known(c); ok {
 		attrs = append(attrs, slog.String("principal", uuid.UUID(who.Principal).String()))
 	}
 	if kind, failed := c.Get(problemKey).(vault.Kind); failed {

@@ -19,12 +19,15 @@ func (s *service) entriesSince(t *testing.T, after string) (said []string, newes
 	newest = after
 	for _, row := range s.Texts(`select entry_id || body from privault.audit_entries where entry_id > $1::text::uuid order by entry_id`, after) {
 		var e struct {
-			Action, Outcome, Problem, Route, Rule, Principal string
-			Items                                            int
+			Action, Outcome, Problem, Route, Rule, Principal, Purpose string
+			Items                                                     int
 		}
 		newest = row[:len(noEntry)]
 		if err := json.Unmarshal([]byte(row[len(noEntry):]), &e); err != nil {
 			t.Fatal(err)
+		}
+		if e.Purpose != "" {
+			t.Errorf("the entry of %s has the purpose %q", e.Action, e.Purpose)
 		}
 		who := "somebody"
 		if e.Principal == "" {
