@@ -202,11 +202,11 @@ func TestProofOfAnEntry(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	leaf := audit.Leaf(salt, tenant, proof.Entry)
+	leaf := audit.Leaf(salt, tenant, []byte(proof.Entry))
 	if err := audit.CheckInclusion(head, proof.Index, leaf[:], treeHashes(t, proof.Proof)); err != nil {
 		t.Error(err)
 	}
-	other := audit.Leaf(salt, tenant, proof.Entry+" ")
+	other := audit.Leaf(salt, tenant, []byte(proof.Entry+" "))
 	if audit.CheckInclusion(head, proof.Index, other[:], treeHashes(t, proof.Proof)) == nil {
 		t.Error("another text is proved too")
 	}

@@ -71,7 +71,7 @@ func (c column[T]) Encode(value any, buf []byte) ([]byte, error) {
 		}
 	}
 	if cap(buf)-start < size {
-		buf = slices.Grow(buf, start+size) // the driver has all parameters in one buffer: it doubles
+		buf = slices.Grow(buf, start+size) // at least as much as there is: the driver has all parameters in one buffer
 	}
 	for _, word := range [...]uint32{1, 0, c.oid, uint32(len(elements)), 1} {
 		buf = binary.BigEndian.AppendUint32(buf, word)

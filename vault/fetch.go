@@ -177,7 +177,7 @@ func distinct(digests [][]byte) [][]byte {
 
 // unique are the ids, each once, in the order of the indexes that they are looked up in: neighbours are on the same pages.
 func unique(ids []ID) []ID {
-	once := slices.Clone(ids)
+	once := slices.Clone(ids) // they are a caller's own
 	slices.SortFunc(once, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
 	return slices.Compact(once)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/privault/privault/vault/audit"
@@ -102,11 +103,11 @@ func readBundle(ctx context.Context, tx pgx.Tx, first int64, width int) (count i
 	var tenant ID
 	var stored []byte
 	var salt *ID
-	var body *string
+	var body pgtype.DriverBytes // until the next row
 	var dropped *bool
 	err = each(ctx, tx, []any{&index, &tenant, &stored, &salt, &body, &dropped}, func() error {
 		if salt != nil {
-			leaf := audit.Leaf(*salt, tenant, *body)
+			leaf := audit.Leaf(*salt, tenant, body)
 			stored = leaf[:]
 		} else if dropped == nil || !*dropped {
 			return &Error{Kind: IntegrityFailure, cause: fmt.Errorf("the entry of leaf %d is gone", index)}

@@ -252,7 +252,7 @@ func (s *staging) take(ctx context.Context, tx pgx.Tx) error {
 	after, entryAfter := s.head.xid, s.head.entry
 	var tenant, entry, salt ID
 	var at time.Time
-	var body pgtype.DriverBytes
+	var body pgtype.DriverBytes // until the next row
 	return each(ctx, tx, []any{&tenant, &entry, &s.head.xid, &at, &salt, &body}, func() error {
 		if s.oldest.IsZero() || at.Before(s.oldest) {
 			s.oldest = at

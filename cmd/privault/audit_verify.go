@@ -162,7 +162,7 @@ func verifyProof(keys *audit.Keys, path string) error {
 	if bad != nil || worse != nil || len(salt) != 16 || len(tenant) != 16 {
 		return fmt.Errorf("%s: salt and tenant are 16 bytes, hex", path)
 	}
-	leaf := audit.Leaf([16]byte(salt), [16]byte(tenant), p.Entry)
+	leaf := audit.Leaf([16]byte(salt), [16]byte(tenant), []byte(p.Entry))
 	if err := audit.CheckInclusion(c, p.Index, leaf[:], p.Hashes); err != nil {
 		return fmt.Errorf("the entry is not in the log: %w", err)
 	}

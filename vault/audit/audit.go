@@ -21,8 +21,8 @@ const LeafSize = sha256.Size
 const leafPurpose = "privault/1/leaf"
 
 // Leaf is what the tree holds of an entry: SHA-256 of the purpose, the entry's salt, its tenant, and its canonical JSON.
-func Leaf[Text ~string | ~[]byte](salt, tenant [16]byte, body Text) (leaf [LeafSize]byte) {
-	var most [2048]byte // of most entries: it needn't be allocated
+func Leaf(salt, tenant [16]byte, body []byte) (leaf [LeafSize]byte) {
+	var most [2048]byte // enough for most entries, so that they need no allocation
 	b := append(most[:0], leafPurpose...)
 	b = append(b, salt[:]...)
 	b = append(b, tenant[:]...)

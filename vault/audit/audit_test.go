@@ -389,7 +389,7 @@ func TestLeafHasAKnownAnswer(t *testing.T) {
 	for i := range 16 {
 		salt[i], tenant[i] = byte(i), byte(0x20+i)
 	}
-	if got, want := fmt.Sprintf("%x", audit.Leaf(salt, tenant, `{"id":"aud_1"}`)), "3bf76ca4c79108a8b7169971401b3a7fd36ac8b2f4c391a8f46dff2a6a1a9fbe"; got != want {
+	if got, want := fmt.Sprintf("%x", audit.Leaf(salt, tenant, []byte(`{"id":"aud_1"}`))), "3bf76ca4c79108a8b7169971401b3a7fd36ac8b2f4c391a8f46dff2a6a1a9fbe"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
