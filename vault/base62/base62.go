@@ -60,7 +60,7 @@ func Append(dst, b []byte) []byte {
 		}
 		i := end
 		for ; i > 1 && i > end-chunk; i -= 2 {
-			text[i-2], text[i-1] = pairs[rest%uint64(len(pairs))][0], pairs[rest%uint64(len(pairs))][1]
+			copy(text[i-2:i], pairs[rest%uint64(len(pairs))][:])
 			rest /= uint64(len(pairs))
 		}
 		if i == 1 && i > end-chunk {

@@ -53,11 +53,12 @@ func New(key, associated []byte) (*Key, error) {
 // Seal appends to dst the sealed text of plain: the same each time. The two must not overlap.
 func (k *Key) Seal(dst, plain []byte) []byte {
 	w := &work{}
-	k.s2v(w, plain)
-	dst = append(dst, w.v[:]...)
 	start := len(dst)
-	dst = append(dst, plain...)
-	k.count(w, dst[start:])
+	dst = append(append(dst, w.v[:]...), plain...)
+	text := dst[start+Overhead:]
+	k.s2v(w, text)
+	copy(dst[start:], w.v[:])
+	k.count(w, text)
 	return dst
 }
 
@@ -83,17 +84,20 @@ type work struct {
 	v, counter, stream, mixed block
 }
 
-// s2v is RFC 5297 2.4 with one string of associated data.
-func (k *Key) s2v(w *work, plain []byte) {
+// s2v is RFC 5297 2.4 with one string of associated data. It changes the text's end, and changes it back.
+func (k *Key) s2v(w *work, text []byte) {
 	w.mixed = k.bound
-	if len(plain) < aes.BlockSize {
+	if len(text) < aes.BlockSize {
 		double(&w.mixed)
-		subtle.XORBytes(w.mixed[:], w.mixed[:], plain)
-		w.mixed[len(plain)] ^= 0x80
+		subtle.XORBytes(w.mixed[:], w.mixed[:], text)
+		w.mixed[len(text)] ^= 0x80
 		k.cmac(&w.v, w.mixed[:])
 		return
 	}
-	k.cmacXorEnd(&w.v, plain, &w.mixed)
+	end := text[len(text)-aes.BlockSize:]
+	subtle.XORBytes(end, end, w.mixed[:])
+	k.cmac(&w.v, text)
+	subtle.XORBytes(end, end, w.mixed[:])
 }
 
 // count is RFC 5297 2.5 and 2.6: counter mode from v, with two bits of it cleared.
@@ -120,21 +124,6 @@ func (k *Key) cmac(out *block, text []byte) {
 		k.mac.Encrypt(out[:], out[:])
 		text = text[aes.BlockSize:]
 	}
-	k.last(out, text)
-}
-
-// cmacXorEnd is cmac of a text whose last 16 bytes have end added: there are that many.
-func (k *Key) cmacXorEnd(out *block, text []byte, end *block) {
-	*out = block{}
-	for at := len(text) - aes.BlockSize; len(text) > aes.BlockSize; at -= aes.BlockSize {
-		subtle.XORBytes(out[:], out[:], text[:aes.BlockSize])
-		if at < aes.BlockSize {
-			subtle.XORBytes(out[at:], out[at:], end[:])
-		}
-		k.mac.Encrypt(out[:], out[:])
-		text = text[aes.BlockSize:]
-	}
-	subtle.XORBytes(out[:], out[:], end[aes.BlockSize-len(text):])
 	k.last(out, text)
 }
 
