@@ -160,8 +160,8 @@ func caller(c echo.Context) vault.Caller { return *c.Get(callerKey).(*vault.Call
 
 // known is who calls, if anybody knows yet.
 func known(c echo.Context) (who vault.Caller, ok bool) {
-	if c.Get(callerKey) == nil {
-		return who, false
+	if at, ok := c.Get(callerKey).(*vault.Caller); ok {
+		return *at, true
 	}
-	return caller(c), true
+	return who, false
 }
