@@ -490,7 +490,7 @@ func TestImportKilled(t *testing.T) {
 func TestImportInterrupted(t *testing.T) {
 	t.Parallel()
 	i := newImporter(t, "people", map[string]string{"mail": "email"})
-	values := i.numbered(t, "people.csv", 2000)
+	values := i.numbered(t, "people.csv", 8000)
 	p := start(t, i.folder, i.settings(), "import", "people.csv", "--collection", "people", "--chunk", "5")
 	eventually(t, "the import has begun", func() bool { return exists(t, i.path("people.csv.tokens.csv.state")) })
 	p.signal(syscall.SIGINT)
