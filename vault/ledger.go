@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/privault/privault/vault/durable"
 )
 
 // The ledger is a file outside the database that says what a restored database must be told again: erasures, those that a
@@ -174,7 +176,7 @@ func (l *ledger) create(deployment ID, after *lostLedger) error {
 	if err != nil && !errors.Is(err, begun) {
 		return err
 	}
-	return syncFolder(l.path)
+	return durable.SyncFolder(l.path)
 }
 
 // setAside closes and renames a file that can't be gone on with.

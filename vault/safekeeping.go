@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
+
+	"github.com/privault/privault/vault/durable"
 )
 
 // safekeeping keeps the newest checkpoint in a file outside the database: what shows that a database was set back, or that
@@ -43,34 +44,9 @@ func (s *safekeeping) hold(stage func([]byte) ([]byte, error), settle func() err
 		return err
 	}
 	if string(next) != string(held) {
-		if err := s.write(next); err != nil {
+		if err := durable.Replace(s.path, next); err != nil {
 			return fmt.Errorf("the copy of the newest checkpoint: %w", err)
 		}
 	}
 	return settle()
-}
-
-// write replaces the file, so that a crash leaves the old content or the new.
-func (s *safekeeping) write(content []byte) error {
-	f, err := os.OpenFile(s.path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), s.path); err != nil {
-		return err
-	}
-	return syncFolder(s.path)
-}
-
-// syncFolder makes durable that a file is in its folder.
-func syncFolder(file string) error {
-	dir, err := os.Open(filepath.Dir(file))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/privault/privault/vault"
 	"github.com/privault/privault/vault/audit"
+	"github.com/privault/privault/vault/durable"
 )
 
 type auditCmd struct {
@@ -65,15 +66,11 @@ func writeAuditKey(path, name string, retired []string) (public string, err erro
 		text += line + "\n"
 	}
 	known := strings.Join(append([]string{public}, retired...), "\n") + "\n"
-	for name, text := range map[string]string{path: text, path + ".pub": known} {
-		if err := os.WriteFile(name+".new", []byte(text), 0o600); err != nil {
-			return "", err
-		}
-		if err := os.Rename(name+".new", name); err != nil {
-			return "", err
-		}
+	// The public keys first: nothing is ever signed that they don't verify.
+	if err := durable.Replace(path+".pub", []byte(known)); err != nil {
+		return "", err
 	}
-	return public, nil
+	return public, durable.Replace(path, []byte(text))
 }
 
 func loadAuditKeys(path string) (*audit.Keys, error) {

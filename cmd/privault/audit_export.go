@@ -8,12 +8,12 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/durable"
 )
 
 type auditExportCmd struct {
@@ -267,20 +267,5 @@ func (c *cursorFile) advance(next int64) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(c.path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(text, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err // the cursor that there is stays as it is
-	}
-	if err := os.Rename(c.path+".new", c.path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(c.path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.Replace(c.path, append(text, '\n'))
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/privault/privault/vault/audit"
+	"github.com/privault/privault/vault/durable"
 )
 
 type auditVerifyCmd struct {
@@ -56,7 +57,7 @@ func (a *auditVerifyCmd) Run(ctx context.Context) error {
 		if err := continues(keys, c, a.Since, source); err != nil {
 			return err
 		}
-		if err := os.WriteFile(a.Since, signed, 0o600); err != nil {
+		if err := durable.Replace(a.Since, signed); err != nil {
 			return err
 		}
 	}
@@ -214,15 +215,12 @@ func (a *auditMirrorCmd) Run(ctx context.Context) error {
 	return keep(filepath.Join(a.Folder, "checkpoint"), signed)
 }
 
-// keep writes a file whole or not at all.
+// keep writes a file whole or not at all, for what is there is not fetched again.
 func keep(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return durable.Replace(path, data)
 }
 
 // tiles reads what lies under a path of a log.

@@ -25,6 +25,7 @@ import (
 	"github.com/privault/privault/kms"
 	"github.com/privault/privault/migrations"
 	"github.com/privault/privault/vault"
+	"github.com/privault/privault/vault/durable"
 	"github.com/privault/privault/vault/pgserver"
 	"github.com/privault/privault/vault/policy"
 )
@@ -323,10 +324,7 @@ func (d *devCmd) writeJSON(name string, v any) error {
 	if err := encoder.Encode(v); err != nil {
 		return err
 	}
-	if err := os.WriteFile(d.file(name+".new"), b.Bytes(), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(d.file(name+".new"), d.file(name))
+	return durable.Replace(d.file(name), b.Bytes())
 }
 
 // sampleCollection is made up, like everybody in it.

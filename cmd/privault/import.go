@@ -17,6 +17,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/privault/privault/vault/durable"
 )
 
 type importCmd struct {
@@ -227,10 +229,7 @@ func (i *importCmd) save(out *output, s *importState) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(i.stateFile()+".new", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(i.stateFile()+".new", i.stateFile())
+	return durable.Replace(i.stateFile(), b)
 }
 
 func (i *importCmd) report(s *importState, before int, took time.Duration) error {
