@@ -252,12 +252,13 @@ func TestGCPTokens(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()
 	for name, test := range map[string]struct {
-		url  string
-		want error
+		url      string
+		patience time.Duration // what is down is asked again and again until then
+		want     error
 	}{
-		"down":     {tokenEndpoint(t, http.StatusServiceUnavailable), kms.ErrUnavailable},
-		"refusing": {tokenEndpoint(t, http.StatusBadRequest), kms.ErrDenied},
-		"gone":     {gone.URL, kms.ErrUnavailable},
+		"down":     {tokenEndpoint(t, http.StatusServiceUnavailable), 2 * time.Second, kms.ErrUnavailable},
+		"refusing": {tokenEndpoint(t, http.StatusBadRequest), time.Minute, kms.ErrDenied},
+		"gone":     {gone.URL, 2 * time.Second, kms.ErrUnavailable},
 	} {
 		o := s.Options()
 		o.GCP.Credentials = func() ([]byte, error) {
@@ -271,7 +272,7 @@ func TestGCPTokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), test.patience)
 		_, err = k.Wrap(ctx, []byte("key material"), ad)
 		cancel()
 		if !errors.Is(kindOf(err), test.want) || strings.Contains(err.Error(), "hunter2") {

@@ -119,6 +119,7 @@ func TestKeyExpires(t *testing.T) {
 		_, err = v.IssueKey(t.Context(), who, principal, vault.KeyTerms{Expires: &at})
 		wantKind(t, "a key that expires "+what, err, vault.Invalid)
 	}
+	v.Freeze()
 	soon := v.Now().Add(3 * time.Second) // less than a replica may remember who a key stands for
 	key := service(t, v, who, &soon).Key
 	if _, err := v.Authenticate(t.Context(), key); err != nil {

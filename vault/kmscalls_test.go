@@ -60,6 +60,7 @@ func TestReadsAndWritesOutliveAnOutageOfTheKMS(t *testing.T) {
 	who := b.Tenant()
 	b.Collection(who, "people", map[string]string{"name": "string"})
 	tokens := people(b, who, 10)
+	b.Freeze()
 	b.KMS.SetDown(true)
 	ask := func() (failed []string) {
 		var mu sync.Mutex

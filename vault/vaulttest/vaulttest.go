@@ -128,6 +128,7 @@ type Bench struct {
 	Patience int          // how many minutes Until waits; 0: one
 	t        testing.TB
 	offset   *atomic.Int64
+	frozen   *atomic.Pointer[time.Time] // nil inside: the clock goes on by itself
 }
 
 // Option changes how New sets a vault up.
@@ -201,7 +202,7 @@ func asApp(owner string) string {
 // New opens a vault on a fresh database; it is closed with the test.
 func New(t testing.TB, options ...Option) *Bench {
 	t.Helper()
-	b := &Bench{KMS: kmstest.NewFaulty(kmstest.Local(t)), Log: &Log{}, t: t, offset: &atomic.Int64{}}
+	b := &Bench{KMS: kmstest.NewFaulty(kmstest.Local(t)), Log: &Log{}, t: t, offset: &atomic.Int64{}, frozen: &atomic.Pointer[time.Time]{}}
 	data := Database(t)
 	s := setup{config: vault.Config{DataURL: AppURL(data), KMS: b.KMS, MaxConns: 8, Now: b.Now, Log: b.Log.Logger(),
 		Courier:   Courier(egress.Rules{Loopback: true, Roots: Roots()}),
@@ -463,7 +464,19 @@ func copyRows(ctx context.Context, from, to string) error {
 }
 
 // Now is the vault's clock.
-func (b *Bench) Now() time.Time { return time.Now().Add(time.Duration(b.offset.Load())) }
+func (b *Bench) Now() time.Time {
+	now := time.Now()
+	if stood := b.frozen.Load(); stood != nil {
+		now = *stood
+	}
+	return now.Add(time.Duration(b.offset.Load()))
+}
+
+// Freeze stops the vault's clock: from now on only Advance moves it, however slow the machine is.
+func (b *Bench) Freeze() {
+	now := time.Now()
+	b.frozen.Store(&now)
+}
 
 // Advance moves the vault's clock on.
 func (b *Bench) Advance(d time.Duration) { b.offset.Add(int64(d)) }
