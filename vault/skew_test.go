@@ -115,8 +115,10 @@ func TestFrequenciesTellTheValuesOfAnExactIndexOnly(t *testing.T) {
 	}{
 		{"exact", 1, 0.05, 1, 0.30, 1},
 		{"exact/bucketed:64", 1, 0, 0.03, 0, 0.03},
-		{"exact/smoothed:1024", 1024, 0, 0.01, 0, 0.15},
-		{"exact/smoothed:4096", 4096, 0, 0.01, 0, 0.08}, // of the published names, 2 % of the top 100
+		// The labels are drawn by chance, and the top 100 are some 130 records. Of made-up names 7.4 and 4.1 % of those are guessed on average of 60 runs,
+		// with a standard deviation of 2 %; of the published ones 2 % with 4096 labels.
+		{"exact/smoothed:1024", 1024, 0, 0.01, 0, 0.20},
+		{"exact/smoothed:4096", 4096, 0, 0.01, 0, 0.16},
 	} {
 		t.Run(mode.index, func(t *testing.T) {
 			t.Parallel()
