@@ -91,7 +91,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		if err := checkQuery(c, r); err != nil {
 			return err
 		}
-		purpose := r.Header.Get("Privault-Purpose")
+		purpose := strings.Join(r.Header.Values("Privault-Purpose"), ",") // two have no purpose's shape: a proxy might read the other
 		if purpose != "" && !purposeShape.MatchString(purpose) {
 			return invalid("", "purpose", "Privault-Purpose is a lower-case letter, then up to 62 of a-z 0-9 _ -")
 		}
@@ -144,7 +144,10 @@ func checkQuery(c echo.Context, r *http.Request) error {
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	known := queryParameters[r.Method+" "+c.Path()]
-	if err != nil || r.Method != http.MethodGet && known == nil {
+	if err != nil {
+		return malformed("the query does not parse")
+	}
+	if r.Method != http.MethodGet && known == nil {
 		return malformed("this route takes no query; values, tokens and keys never stand in a URL")
 	}
 	for name, values := range query {

@@ -56,7 +56,7 @@ func readAll(b []byte, err error) ([]byte, error) {
 
 func checkMedia(c echo.Context, types ...string) error {
 	h := c.Request().Header
-	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	media, params, err := mime.ParseMediaType(strings.Join(h.Values("Content-Type"), ","))
 	charset := params["charset"]
 	if err != nil || h.Get("Content-Encoding") != "" || charset != "" && !strings.EqualFold(charset, "utf-8") {
 		return &vault.Error{Kind: unsupportedMedia}

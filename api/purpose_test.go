@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,4 +118,20 @@ func TestConsentObjectionRestriction(t *testing.T) {
 	c.send(t, "DELETE", subject+"/restriction", `{"informed_at":"`+time.Now().UTC().Format(time.RFC3339Nano)+`"}`, "Content-Type: application/json").want(t, 204)
 	c.send(t, "GET", subject+"/restriction", "").refused(t, 404, "not-found")
 	c.send(t, "GET", record, "").want(t, 200)
+}
+
+// Of two purposes a proxy might read the one and we the other.
+func TestTwoPurposesAreNone(t *testing.T) {
+	t.Parallel()
+	c := serve(t).tenant()
+	c.collection(t, "people", "email", "email")
+	token := c.tokenize(t, "people", `{"email":"a@example.com"}`)[0].Tokens["email"]
+	body := `{"items":[{"token":"` + token + `"}]}`
+	for header, status := range map[string]int{"Privault-Purpose": 422, "Content-Type": 415} {
+		r := c.request(t, "POST", "/v1/detokenize", strings.NewReader(body), "Privault-Purpose: billing")
+		r.Header.Add(header, r.Header.Get(header)) // were they the same, too
+		if a := c.do(t, r, []byte(body)); a.status != status {
+			t.Errorf("two of %s: %d %s", header, a.status, a.body)
+		}
+	}
 }

@@ -1,9 +1,7 @@
 package api
 
 import (
-	"crypto/sha256"
 	"net/http"
-	"regexp"
 	"strconv"
 	"time"
 
@@ -74,19 +72,6 @@ func (a *answer) tokenized(d vault.Tokenized, requestID string) int {
 	a.text("record", d.Record)
 	a.tokens(d.Tokens)
 	return http.StatusCreated
-}
-
-var idempotencyKeyShape = regexp.MustCompile(`^[\x21-\x7e]{1,255}$`)
-
-func idempotencyKey(c echo.Context, body []byte) (*vault.IdempotencyKey, error) {
-	sent := c.Request().Header.Values("Idempotency-Key")
-	if len(sent) == 0 {
-		return nil, nil
-	}
-	if len(sent) > 1 || !idempotencyKeyShape.MatchString(sent[0]) {
-		return nil, malformed("an Idempotency-Key is 1 to 255 visible ASCII characters")
-	}
-	return &vault.IdempotencyKey{Key: sent[0], Request: sha256.Sum256(body)}, nil
 }
 
 type detokenizeRequest struct {

@@ -96,6 +96,18 @@ func TestAnAtomicBatchIsStoredWholeOrNotAtAll(t *testing.T) {
 	c.send(t, "DELETE", "/v1/collections/people", "").want(t, 204)
 	c.collection(t, "people", "email", "email")
 	c.send(t, "POST", "/v1/tokenize", atomic(`{"email":"a@example.com"}`, `{"email":"b@example.com"}`)).want(t, 200)
+	// What is no fault of a field is said of its item: a value that is there already, in the database or in the batch.
+	c.send(t, "PUT", "/v1/collections/members", `{"fields":{"email":{"type":"email","unique":true,"index":["exact"]}}}`).want(t, 201)
+	members := func(items ...string) string { return strings.Replace(atomic(items...), `"people"`, `"members"`, 1) }
+	c.send(t, "POST", "/v1/tokenize", members(`{"email":"a@example.com"}`)).want(t, 200)
+	p = c.send(t, "POST", "/v1/tokenize", members(`{"email":"b@example.com"}`, `{"email":"a@example.com"}`, `{"email":"none"}`)).refused(t, 409, "batch-rolled-back")
+	if diff := cmp.Diff([]fault{{"/items/1", "conflict"}, {"/items/2/fields/email", "email"}}, p.Errors); diff != "" {
+		t.Error(diff)
+	}
+	p = c.send(t, "POST", "/v1/tokenize", members(`{"email":"c@example.com"}`, `{"email":"c@example.com"}`)).refused(t, 409, "batch-rolled-back")
+	if diff := cmp.Diff([]fault{{"/items/1", "conflict"}}, p.Errors); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func TestARepeatedRequestGetsItsFirstAnswer(t *testing.T) {

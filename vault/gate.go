@@ -34,6 +34,8 @@ type Caller struct {
 	Purpose    string              // what a read is for, as the caller says
 	Request    string              // the request's id, for the audit entry
 
+	Once *IdempotencyKey // a change that is made once, whatever happens, has this name; nil: it has none
+
 	// Budget, if any, is asked before the caller hears of values whether they are known; its error refuses the call.
 	Budget func(context.Context, Named) error
 
@@ -343,6 +345,14 @@ type recordVersion struct {
 // An operation whose keys turn out to be older than those in force is run again with newer ones, and one that is repeatable if it
 // was the victim of a deadlock.
 func (v *Vault) within(ctx context.Context, who Caller, action policy.Action, do func(*txn) error) error {
+	if who.Once != nil {
+		release, once, err := v.once(ctx, who, do)
+		if err != nil {
+			return v.refuseUnopened(ctx, who, action, err)
+		}
+		defer release()
+		do = once
+	}
 	t, err := v.try(ctx, who, action, do)
 	for attempt := 0; attempt < maxAttempts; attempt++ {
 		var late *behind

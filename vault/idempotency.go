@@ -2,6 +2,7 @@ package vault
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 
 // IdempotencyKey is what a caller calls a request, so that sending it again does nothing again.
 type IdempotencyKey struct {
+	Route   string   // what is asked for: method, path and query; empty: to tokenize
 	Key     string   // at most 255 printable ASCII characters
 	Request [32]byte // SHA-256 of the request's body
 }
@@ -24,23 +26,74 @@ type IdempotencyKey struct {
 // digests are what is stored of an Idempotency-Key, under every key, the primary one first. They are keyed: a plain digest of
 // a short body could be tried out. The caller and the route are part of what the Idempotency-Key names.
 func (k *IdempotencyKey) digests(keys *tenantKeys, who Caller) (key, request [][]byte, err error) {
-	if key, err = allDigests(keys.pseudonym, textOf("idempotency-key\x00tokenize\x00"+string(who.Principal[:]), k.Key)); err != nil {
+	if key, err = allDigests(keys.pseudonym, textOf("idempotency-key\x00"+cmp.Or(k.Route, "tokenize")+"\x00"+string(who.Principal[:]), k.Key)); err != nil {
 		return nil, nil, err
 	}
 	request, err = allDigests(keys.pseudonym, textOf("request", string(k.Request[:])))
 	return key, request, err
 }
 
-// hold takes a batch's Idempotency-Key for this process while the call runs.
-func (v *Vault) hold(who Caller, b *Batch) (release func(), err error) {
-	if b.Claim == nil {
+// once makes of a change one that is made once under its caller's Idempotency-Key: the key is taken in the change's own transaction.
+// What was answered is not kept. It may hold a secret, or what an erasure takes meanwhile; so whoever asks again hears that it was done.
+func (v *Vault) once(ctx context.Context, who Caller, do func(*txn) error) (release func(), once func(*txn) error, err error) {
+	if release, err = v.hold(who, who.Once); err != nil {
+		return nil, nil, err
+	}
+	var digests, requests [][]byte
+	// Before the transaction: a slow KMS must not hold a connection.
+	keys, err := v.keyring.inForce(ctx, who.Tenant)
+	if err == nil {
+		digests, requests, err = who.Once.digests(keys, who)
+	}
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return release, func(t *txn) error {
+		if err := t.claimOnce(ctx, digests, requests); err != nil {
+			return err
+		}
+		return do(t)
+	}, nil
+}
+
+// claimOnce takes an Idempotency-Key, unless a change was made under it. Of two at once, one waits for the other's end.
+func (t *txn) claimOnce(ctx context.Context, digests, requests [][]byte) error {
+	fresh := t.now.Add(-idempotencyLife)
+	b := &pgx.Batch{}
+	b.Queue(`
+		insert into privault.idempotency_keys as k (tenant_id, digest, request_digest, entry_id, answer, created_at) values ($1, $2, $3, $4, '', $5)
+		on conflict (tenant_id, digest) do update set request_digest = excluded.request_digest, entry_id = excluded.entry_id, answer = '', created_at = excluded.created_at
+			where k.created_at <= $6`, t.who.Tenant, digests[0], requests[0], t.entry.id, t.now, fresh)
+	var request []byte
+	var made time.Time
+	b.Queue(`
+		select request_digest, created_at from privault.idempotency_keys
+		where tenant_id = $1 and digest = any($2) and created_at > $3 and entry_id <> $4`, t.who.Tenant, digests, fresh, t.entry.id).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&request, &made)
+	})
+	err := t.data.SendBatch(ctx, b).Close()
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	case err != nil:
+		return err
+	case !slices.ContainsFunc(requests, func(r []byte) bool { return bytes.Equal(r, request) }):
+		return fail(IdempotencyConflict, "this Idempotency-Key was used for another body")
+	}
+	return fail(Conflict, "this request was carried out under this Idempotency-Key at %s, and is not carried out again; only tokenize keeps its answer: look up what it made", made.UTC().Format(time.RFC3339))
+}
+
+// hold takes an Idempotency-Key, if there is one, for this process while the call runs.
+func (v *Vault) hold(who Caller, k *IdempotencyKey) (release func(), err error) {
+	if k == nil {
 		return func() {}, nil
 	}
 	// Only a digest of it is stored, so a serial number that could be a card's by chance is let through.
-	if rule, _ := datatype.LooksLikePII(b.Claim.Key); rule == "email" {
+	if rule, _ := datatype.LooksLikePII(k.Key); rule == "email" {
 		return nil, &Error{Kind: LooksLikePII, Detail: "an Idempotency-Key is an opaque name, not an e-mail address"}
 	}
-	id := string(who.Tenant[:]) + string(who.Principal[:]) + b.Claim.Key
+	id := string(who.Tenant[:]) + string(who.Principal[:]) + k.Route + "\x00" + k.Key
 	if _, running := v.inFlight.LoadOrStore(id, struct{}{}); running {
 		return nil, &Error{Kind: Conflict, Detail: "a request with this Idempotency-Key is still running", RetryAfter: time.Second}
 	}

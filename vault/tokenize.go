@@ -51,7 +51,7 @@ type Tokenized struct {
 // refused don't keep the others from being stored, unless the batch is atomic. Once it returns, what it reports as
 // stored is durable.
 func (v *Vault) Tokenize(ctx context.Context, who Caller, b Batch) ([]Tokenized, error) {
-	release, err := v.hold(who, &b)
+	release, err := v.hold(who, b.Claim)
 	if err != nil {
 		return nil, v.refuseUnopened(ctx, who, policy.Tokenize, err)
 	}
@@ -242,13 +242,18 @@ func (v *Vault) prepare(ctx context.Context, e *entry, b Batch, fresh bool) (*ch
 	return c, done, nil
 }
 
-// rolledBack is why an atomic batch was not stored: every fault of every item.
+// rolledBack is why an atomic batch was not stored: every fault of every item. One that is not a fault of a field, such as a value that
+// is there already, stands at its item, under the problem that the item would have alone.
 func rolledBack(done []Tokenized) *Error {
 	err := fail(BatchRolledBack, "the batch is atomic and not every item could be stored; none was")
-	for _, d := range done {
-		if d.Err != nil {
-			err.Fields = append(err.Fields, d.Err.Fields...)
+	for i, d := range done {
+		if d.Err == nil {
+			continue
 		}
+		if len(d.Err.Fields) == 0 {
+			err.Fields = append(err.Fields, FieldError{"/items/" + strconv.Itoa(i), string(d.Err.Kind)})
+		}
+		err.Fields = append(err.Fields, d.Err.Fields...)
 	}
 	return err
 }

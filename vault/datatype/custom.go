@@ -98,11 +98,22 @@ func checkSteps(steps []string) *Fault {
 	return nil
 }
 
-// take goes through the steps, twice: what one takes away may leave another something to do, a space at the end or a
-// letter that is stripped in its other case, and normalising again must change nothing.
+// take goes through the steps until nothing changes any more: what one takes away may leave another something to do, a letter that is
+// stripped in its other case, or then a space at the end, and normalising again must change nothing. That comes to an end, for a step only
+// takes away, or changes the case, which is the same when done again.
 func take(value []byte, steps []string) []byte {
+	for {
+		out := takeOnce(value, steps)
+		if bytes.Equal(out, value) {
+			return out
+		}
+		value = out
+	}
+}
+
+func takeOnce(value []byte, steps []string) []byte {
 	out := bytes.Clone(value)
-	for _, step := range slices.Concat(steps, steps) {
+	for _, step := range steps {
 		switch step {
 		case stepTrim:
 			out = bytes.TrimSpace(out)
