@@ -37,6 +37,9 @@ func read(c echo.Context, limit int64, types ...string) ([]byte, error) {
 	if r.ContentLength > limit {
 		return nil, &vault.Error{Kind: payloadTooLarge} // before reading it
 	}
+	if held, ok := r.Body.(heldBody); ok {
+		return held.content, nil // of the same limit
+	}
 	body := http.MaxBytesReader(c.Response(), paced(c), limit)
 	if r.ContentLength <= 0 {
 		return readAll(io.ReadAll(body))

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"io"
 	"regexp"
@@ -26,8 +25,15 @@ func idempotencyKey(c echo.Context, body []byte) (*vault.IdempotencyKey, error) 
 	return &vault.IdempotencyKey{Key: sent[0], Request: sha256.Sum256(body)}, nil
 }
 
-// once has a change made once under its Idempotency-Key, if it has one: sent again, it is refused (vault.Caller.Once).
-func (s *Server) once(change echo.HandlerFunc) echo.HandlerFunc {
+// heldBody is a body that was read, for whoever reads it next.
+type heldBody struct {
+	io.ReadCloser
+	content []byte
+}
+
+// once has a change, whose body has up to limit bytes, made once under its Idempotency-Key, if it has one: sent again, it is refused
+// (vault.Caller.Once).
+func once(limit int64, change echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
 		if len(r.Header.Values(idempotencyHeader)) == 0 {
@@ -36,10 +42,10 @@ func (s *Server) once(change echo.HandlerFunc) echo.HandlerFunc {
 		var body []byte
 		if r.ContentLength != 0 {
 			var err error
-			if body, err = read(c, maxBatchBody); err != nil {
+			if body, err = read(c, limit); err != nil {
 				return err
 			}
-			r.Body = io.NopCloser(bytes.NewReader(body)) // for whoever makes the change
+			r.Body = heldBody{r.Body, body}
 		}
 		key, err := idempotencyKey(c, body)
 		if err != nil {

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/privault/privault/api"
 	"github.com/privault/privault/vault/policy"
+	"github.com/privault/privault/vault/vaulttest"
 )
 
 // A change that would be another one each time is made once under an Idempotency-Key.
@@ -65,7 +67,11 @@ func TestAChangeIsMadeOnceUnderItsKey(t *testing.T) {
 			admin.send(t, "POST", call.path, call.body, key).want(t, call.status) // it is somebody else's name
 		}
 	}
-	// What is refused takes no name.
+	// What is refused takes no name, nor does a batch of which nothing is done.
+	const nobody = `{"items":[{"token":"pvtk_0000000000000000000000000000000000000000000"}]}`
+	for range 2 {
+		c.send(t, "POST", "/v1/tokens/rotate", nobody, "Idempotency-Key: order-8").want(t, 404)
+	}
 	const key = "Idempotency-Key: order-9"
 	c.send(t, "POST", "/v1/holds", `{"matter":""}`, key).refused(t, 422, "validation-failed")
 	c.send(t, "POST", "/v1/holds", `{"matter":"case-9","subject":"cust-9"}`, key).want(t, 201)
@@ -76,6 +82,34 @@ func TestAChangeIsMadeOnceUnderItsKey(t *testing.T) {
 	c.send(t, "POST", "/v1/holds", `{"matter":"case-9","subject":"cust-9"}`, key).refused(t, 409, "conflict")
 	c.Advance(25 * 60 * 60 * 1e9)
 	c.send(t, "POST", "/v1/holds", `{"matter":"case-9","subject":"cust-9"}`, key).want(t, 201)
+}
+
+// A keystore in a database of its own has a transaction of its own.
+func TestAChangeIsMadeOnceBesideAKeystoreApart(t *testing.T) {
+	t.Parallel()
+	c := serve(t, vaulttest.Apart).tenant()
+	for _, status := range []int{202, 409, 409} {
+		if a := c.send(t, "POST", "/v1/keys/wrap/rotate", `{}`, "Idempotency-Key: order-1"); a.status != status {
+			t.Errorf("%d %s, want %d", a.status, a.body, status)
+		}
+	}
+}
+
+// A change may take its time, and longer than its body may: the body is read once.
+func TestASlowChangeIsMadeUnderItsKey(t *testing.T) {
+	t.Parallel()
+	c := serve(t).tenant()
+	slow := func(table string, seconds float64) {
+		c.Exec(fmt.Sprintf(`do $$ begin lock table privault.%s in exclusive mode; perform pg_sleep(%f); end $$`, table, seconds))
+	}
+	var wait sync.WaitGroup
+	wait.Go(func() { slow("holds", 3.5) })
+	wait.Go(func() { slow("audit_entries", 6.5) }) // each shorter than a lock is waited for
+	c.Until(func() bool {
+		return c.Count(`select count(*) from pg_locks where mode = 'ExclusiveLock' and granted and relation in ('privault.holds'::regclass, 'privault.audit_entries'::regclass)`) == 2
+	})
+	c.send(t, "POST", "/v1/holds", `{"matter":"case-7","subject":"cust-9"}`, "Idempotency-Key: order-1").want(t, 201)
+	wait.Wait()
 }
 
 // Of many at once, on two replicas, one makes the change.

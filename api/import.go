@@ -41,6 +41,9 @@ func (s *Server) importRecords(c echo.Context) error {
 	if err := checkMedia(c, ndjson); err != nil {
 		return err
 	}
+	if len(c.Request().Header.Values(idempotencyHeader)) > 0 {
+		return malformed("a stream takes no Idempotency-Key, for what of it was stored is told line by line; batches do")
+	}
 	// Unknown or forbidden collections are refused before anything streams.
 	if err := s.vault.CanTokenize(c.Request().Context(), caller(c), c.Param("collection")); err != nil {
 		return err

@@ -62,7 +62,7 @@ func (c *change) weight() int {
 // newer keys, its Idempotency-Key is somebody else's, an alias that it relies on is gone, or one that it makes is there already.
 var errNotAdmitted = errors.New("change not admitted")
 
-// idempotencyLife is how long an Idempotency-Key keeps its answer.
+// idempotencyLife is how long an Idempotency-Key is somebody's, and keeps its answer if it has one.
 const idempotencyLife = 24 * time.Hour
 
 const (

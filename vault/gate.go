@@ -34,7 +34,7 @@ type Caller struct {
 	Purpose    string              // what a read is for, as the caller says
 	Request    string              // the request's id, for the audit entry
 
-	Once *IdempotencyKey // a change that is made once, whatever happens, has this name; nil: it has none
+	Once *IdempotencyKey // under which a change is made once; nil: it has none
 
 	// Budget, if any, is asked before the caller hears of values whether they are known; its error refuses the call.
 	Budget func(context.Context, Named) error

@@ -18,7 +18,7 @@ import (
 
 // IdempotencyKey is what a caller calls a request, so that sending it again does nothing again.
 type IdempotencyKey struct {
-	Route   string   // what is asked for: method, path and query; empty: to tokenize
+	Route   string   // what is asked for: method and path, as sent; empty: to tokenize
 	Key     string   // at most 255 printable ASCII characters
 	Request [32]byte // SHA-256 of the request's body
 }
@@ -53,23 +53,30 @@ func (v *Vault) once(ctx context.Context, who Caller, do func(*txn) error) (rele
 		if err := t.claimOnce(ctx, digests, requests); err != nil {
 			return err
 		}
-		return do(t)
+		if err := do(t); err != nil || t.entry.Outcome == outcomeOK {
+			return err
+		}
+		// A batch of which nothing was done.
+		_, err := t.data.Exec(ctx, `delete from privault.idempotency_keys where tenant_id = $1 and digest = any($2) and entry_id = $3`, t.who.Tenant, digests, t.entry.id)
+		return err
 	}, nil
 }
 
-// claimOnce takes an Idempotency-Key, unless a change was made under it. Of two at once, one waits for the other's end.
+// claimOnce takes an Idempotency-Key, unless a change was made under it. Of two at once, one waits for the other's end. It is taken under every
+// digest, in one order: a replica that knows of a newer key, and one that doesn't yet, have an older one in common.
 func (t *txn) claimOnce(ctx context.Context, digests, requests [][]byte) error {
 	fresh := t.now.Add(-idempotencyLife)
 	b := &pgx.Batch{}
 	b.Queue(`
-		insert into privault.idempotency_keys as k (tenant_id, digest, request_digest, entry_id, answer, created_at) values ($1, $2, $3, $4, '', $5)
+		insert into privault.idempotency_keys as k (tenant_id, digest, request_digest, entry_id, answer, created_at)
+		select $1, d, $3, $4, '', $5 from unnest($2::bytea[]) d order by d
 		on conflict (tenant_id, digest) do update set request_digest = excluded.request_digest, entry_id = excluded.entry_id, answer = '', created_at = excluded.created_at
-			where k.created_at <= $6`, t.who.Tenant, digests[0], requests[0], t.entry.id, t.now, fresh)
+			where k.created_at <= $6`, t.who.Tenant, digests, requests[0], t.entry.id, t.now, fresh)
 	var request []byte
 	var made time.Time
 	b.Queue(`
 		select request_digest, created_at from privault.idempotency_keys
-		where tenant_id = $1 and digest = any($2) and created_at > $3 and entry_id <> $4`, t.who.Tenant, digests, fresh, t.entry.id).QueryRow(func(row pgx.Row) error {
+		where tenant_id = $1 and digest = any($2) and created_at > $3 and entry_id <> $4 limit 1`, t.who.Tenant, digests, fresh, t.entry.id).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&request, &made)
 	})
 	err := t.data.SendBatch(ctx, b).Close()

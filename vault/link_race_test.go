@@ -182,7 +182,11 @@ func TestMergingManyRecordsIsQuick(t *testing.T) {
 	l := h.link(t, "p-1", "p-3")
 	took := time.Since(began)
 	t.Logf("%d records became another's in %v", l.Records, took.Round(time.Millisecond))
-	if l.Records != many || os.Getenv("PRIVAULT_MERGE_RECORDS") != "" && took > 8*time.Second {
+	most := time.Minute
+	if os.Getenv("PRIVAULT_MERGE_RECORDS") != "" { // nothing else runs then
+		most = 8 * time.Second
+	}
+	if l.Records != many || took > most {
 		t.Errorf("%d records in %v", l.Records, took)
 	}
 	if n := h.Count(`select count(*) from privault.records r join privault.subjects s using (tenant_id, subject_id) where s.link_id is null`); n != many+8 {

@@ -57,7 +57,7 @@ func (a *auditVerifyCmd) Run(ctx context.Context) error {
 		if err := continues(keys, c, a.Since, source); err != nil {
 			return err
 		}
-		if err := durable.Replace(a.Since, signed); err != nil {
+		if err := os.WriteFile(a.Since, signed, 0o600); err != nil {
 			return err
 		}
 	}

@@ -96,6 +96,7 @@ func read200(t *testing.T, c caller, tokens []string) *readers {
 				return
 			case <-tick.C:
 			}
+			began := time.Now()
 			select {
 			case room <- struct{}{}:
 			case <-ctx.Done():
@@ -103,7 +104,6 @@ func read200(t *testing.T, c caller, tokens []string) *readers {
 			}
 			r.done.Go(func() {
 				defer func() { <-room }()
-				began := time.Now()
 				status, answer, err := c.send(context.WithoutCancel(ctx), http.MethodPost, "/v1/detokenize",
 					map[string]any{"items": []any{map[string]string{"token": tokens[n%len(tokens)], "view": "plain"}}})
 				if err != nil || status != http.StatusOK {

@@ -28,18 +28,21 @@ func TestReplace(t *testing.T) {
 		}
 	}
 	// What a crash left beside it is in nobody's way.
-	if err := os.WriteFile(path+".new", []byte("half of some"), 0o600); err != nil {
+	if err := os.WriteFile(path+".new", []byte("half of some"), 0o644); err != nil { //nolint:gosec // as somebody else may have made it
 		t.Fatal(err)
 	}
 	if err := durable.Replace(path, []byte("three")); err != nil {
 		t.Fatal(err)
 	}
 	want("three")
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("its mode is %v, %v", info.Mode(), err)
+	}
 	if _, err := os.Stat(path + ".new"); !os.IsNotExist(err) {
 		t.Errorf("something is left beside it: %v", err)
 	}
 	// What can't be written leaves the old one.
-	if err := os.Mkdir(path+".new", 0o700); err != nil {
+	if err := os.MkdirAll(path+".new/full", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := durable.Replace(path, []byte("four")); err == nil {
