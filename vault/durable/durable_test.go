@@ -28,7 +28,7 @@ func TestReplace(t *testing.T) {
 		}
 	}
 	// What a crash left beside it is in nobody's way.
-	if err := os.WriteFile(path+".new", []byte("half of some"), 0o644); err != nil { //nolint:gosec // as somebody else may have made it
+	if err := os.WriteFile(path+".new", []byte("half of some"), 0o644); err != nil { // as somebody else may have made it
 		t.Fatal(err)
 	}
 	if err := durable.Replace(path, []byte("three")); err != nil {
