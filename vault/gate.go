@@ -110,7 +110,7 @@ type Vault struct {
 	alarms          AlarmRules
 	courier         Courier
 	watcher         watcher
-	inFlight        sync.Map // digest of an Idempotency-Key → struct{}{}
+	inFlight        sync.Map // tenant, principal, route and Idempotency-Key → struct{}{}
 	audit           auditLog
 	ledger          *ledger // nil: there is none
 	fence           fence

@@ -501,14 +501,18 @@ func TestReplicasShareDeliveries(t *testing.T) {
 	h.Until(func() bool {
 		return h.Count(`select count(*) from privault.webhook_deliveries d join privault.webhooks w using (tenant_id, webhook_id) where w.name = 'good' and d.state = 'delivered'`) == messages
 	})
-	attempts := h.Count(`select sum(d.attempts)::int from privault.webhook_deliveries d join privault.webhooks w using (tenant_id, webhook_id) where w.name = 'good'`)
+	// A machine may be so slow that an answer comes too late. Then the attempt has failed, and its message is sent again.
+	late := h.Count(`select count(*) from privault.audit_entries where action = 'webhook.deliver' and body like '%"outcome":"pending"%' and body like '%"webhook":"good"%'`)
 	seen := map[string]bool{}
 	for _, m := range good.Messages() {
-		seen[m.Header.Get("Webhook-Id")] = true
+		if id := m.Header.Get("Webhook-Id"); !seen[id] {
+			seen[id] = true
+		} else if late--; late < 0 {
+			t.Errorf("%s was sent twice", id)
+		}
 	}
-	// An answer that doesn't come in time is an attempt that failed, and is counted.
-	if len(seen) != messages || len(good.Messages()) > attempts || attempts > messages+3 {
-		t.Errorf("%d messages with %d ids after %d attempts, want %d", len(good.Messages()), len(seen), attempts, messages)
+	if len(seen) != messages {
+		t.Errorf("%d messages, want %d", len(seen), messages)
 	}
 }
 
